@@ -1,0 +1,71 @@
+"""Progress on stderr: one bar over all pictures with the time left, one over the tiles of the current one."""
+
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pellucid.cli._jobs import Job
+from pellucid.errors import PellucidError
+from pellucid.image_io import read_header
+
+
+class Bars:
+    """Two bars. The first advances by pixels, so that the time left holds for pictures of unequal sizes."""
+
+    def __init__(self, jobs: list[Job], *, visible: bool) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+        self._progress = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not visible or not console.is_terminal,
+        )
+        self._visible = not self._progress.disable
+        # Headers are only read where somebody looks at the bar.
+        self._pixels = {job.source: _pixels(job.source) if self._visible else 1 for job in jobs}
+        self._total, self._done, self._pictures = len(jobs), 0, 0
+        self._sources = [job.source for job in jobs]
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        total = sum(self._pixels.values())
+        self._all = self._progress.add_task("Pictures", total=total, state=f"0/{self._total}")
+        self._tiles = self._progress.add_task("Tiles", total=None, state="")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def tile_done(self, done: int, total: int) -> None:
+        """The current picture has `done` of `total` tiles."""
+        self._progress.update(self._tiles, completed=done, total=total, state=f"{done}/{total}")
+        share = self._pixels[self._sources[self._pictures]] * done / total
+        self._progress.update(self._all, completed=self._done + share)
+
+    def picture_done(self, job: Job) -> None:
+        """`job` is over, well or not."""
+        self._pictures += 1
+        self._done += self._pixels[job.source]
+        self._progress.update(self._all, completed=self._done, state=f"{self._pictures}/{self._total}")
+        self._progress.update(self._tiles, completed=0, total=None, state="")
+
+
+def _pixels(path: Path) -> int:
+    try:
+        header = read_header(path)
+    except PellucidError:  # it fails again, and is reported, when its turn comes
+        return 0
+    return header.width * header.height
+
+
+def print_failures(failures: list[tuple[Path, str]]) -> None:
+    """A table of what failed and why, on stderr."""
+    table = Table("not restored", "why", box=None, pad_edge=False)
+    for path, message in failures:
+        table.add_row(str(path), message)
+    Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=False).print(table)

@@ -1,0 +1,88 @@
+"""`pellucid degrade`: make a picture worse, and say how."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli._shared import print_json
+from pellucid.errors import InputError, OutputExistsError
+
+if TYPE_CHECKING:
+    from pellucid.degradations import Degradation, Params
+
+
+def degrade(
+    photo: Annotated[Path, typer.Argument(help="The clean picture.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the degraded picture goes.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="noise, rain, haze, blur, low_light, jpeg, composite, or an operator's name."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Draw the same again. Default: by chance.")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Replay: the line that an earlier run printed, in quotes.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+) -> None:
+    """Add noise, rain, haze, blur, darkness or JPEG artifacts to a picture.
+
+    Prints the parameters as one line of JSON; --params repeats them exactly, on this or another picture.
+    """
+    if output.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{output} exists already. Choose another name, or replace it with --overwrite."
+        )
+    operator, drawn = _replayed(params, kind) if params is not None else _drawn(kind, seed)
+
+    from dataclasses import asdict, replace
+
+    from pellucid.image_io import read_image, write_image
+
+    image = read_image(photo)
+    degraded = replace(image, pixels=operator.apply(image.pixels[None], drawn)[0])
+    write_image(degraded, output, overwrite=overwrite)
+    print_json({"name": operator.name, "params": asdict(drawn)})
+
+
+def _drawn(kind: str | None, seed: int | None) -> "tuple[Degradation, Params]":
+    """An operator of this kind or name, and parameters for one picture."""
+    if kind is None:
+        raise InputError("Neither --kind nor --params is given. Say what to add, for example --kind rain.")
+    import torch
+
+    from pellucid import degradations
+
+    rng = torch.Generator()
+    rng.seed() if seed is None else rng.manual_seed(seed)
+    alike = [name for name in degradations.names() if degradations.get(name).kind == kind]
+    if kind in degradations.names() or not alike:
+        operator = degradations.get(kind)  # or the error that offers the nearest names
+    else:
+        operator = degradations.get(alike[int(torch.randint(len(alike), (), generator=rng))])
+    return operator, operator.draw(rng, 1)
+
+
+def _replayed(line: str, kind: str | None) -> "tuple[Degradation, Params]":
+    """The operator and the parameters that an earlier run printed."""
+    import json
+
+    from pellucid import degradations
+
+    try:
+        values = json.loads(line)
+        name, stored = values["name"], values["params"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f'--params is {line[:100]!r}; expected {{"name": ..., "params": {{...}}}}. '
+            "Give the whole line that an earlier run printed, in quotes."
+        ) from error
+    operator = degradations.get(str(name))
+    if kind not in (None, operator.name, operator.kind):
+        raise InputError(f"--params are of {name} and --kind is {kind}. Leave out --kind.")
+    drawn = operator.params_type.from_dict(stored)
+    if len(drawn) != 1:
+        raise InputError(f"--params are of {len(drawn)} pictures; expected 1. Give the row of one picture.")
+    return operator, drawn

@@ -1,0 +1,65 @@
+"""`pellucid models`."""
+
+from typing import Any
+
+from pellucid.cli._shared import AsJson
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the networks and the weights that come with pellucid."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pellucid import models as structures
+    from pellucid import weights
+    from pellucid.checkpoint import Checkpoint
+    from pellucid.cli._shared import print_json
+
+    rows: list[dict[str, Any]] = []
+    for name in structures.names():
+        spec = structures.get(name)
+        kind = "guided" if spec.guided else "blind"
+        rows.append({"name": name, "parameters": spec.parameters, "kind": kind, "paper": spec.paper})
+    embedded: list[dict[str, Any]] = []
+    for name in weights.names():
+        file = weights.find(name)
+        checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
+        embedded.append(
+            {
+                "name": name,
+                "structure": checkpoint.model,
+                "parameters": structures.get(checkpoint.model).parameters,
+                "bytes": file.bytes,
+                "licence": file.licence,
+                "sha256": file.sha256,
+                "scores": checkpoint.provenance.get("scores"),
+                "default": name == weights.DEFAULT,
+            }
+        )
+    if as_json:
+        print_json({"structures": rows, "weights": embedded}, indent=2)
+        return
+    console = Console(soft_wrap=True)
+    table = Table("structure", "parameters", "kind", "paper", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["name"], f"{row['parameters']:,}", row["kind"], row["paper"])
+    console.print(table)
+    console.print()
+    table = Table("weights", "structure", "size", "licence", "SHA-256", "scores", box=None, pad_edge=False)
+    for row in embedded:
+        table.add_row(
+            row["name"] + (" (default)" if row["default"] else ""),
+            row["structure"],
+            f"{row['bytes'] / 1e6:.1f} MB",
+            row["licence"],
+            row["sha256"][:16],
+            _scores(row["scores"]),
+        )
+    console.print(table if embedded else "No weights are embedded in this installation.")
+
+
+def _scores(scores: Any) -> str:
+    """Scores as a checkpoint's provenance holds them, nested or flat, on one line."""
+    if isinstance(scores, dict):
+        return ", ".join(f"{name} {_scores(value)}" for name, value in scores.items())
+    return f"{scores:.4g}" if isinstance(scores, float) else str(scores if scores is not None else "")

@@ -1,0 +1,129 @@
+"""`pellucid restore`."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli._shared import AsJson, Device, Memory, Model, PrecisionName, Prompt
+from pellucid.weights import DEFAULT
+
+if TYPE_CHECKING:
+    from pellucid.cli._jobs import Job
+    from pellucid.cli._progress import Bars
+    from pellucid.image_io import Limits
+    from pellucid.restorer import Report, Restorer
+
+
+def restore(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Pictures, and folders of pictures.", show_default=False)
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for several pictures.")],
+    model: Model = DEFAULT,
+    strength: Annotated[float, typer.Option(help="0: the input's own pixels, 1: the network's.")] = 1.0,
+    device: Device = None,
+    precision: PrecisionName = None,
+    memory: Memory = None,
+    prompt: Prompt = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse larger pictures. Default: 250 million.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")] = False,
+) -> None:
+    """Restore photographs.
+
+    One file goes to one file. A folder keeps its tree; its names and formats stay as they are. Hidden files,
+    links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
+    code 1.
+    """
+    from pellucid.cli._jobs import plan_jobs
+    from pellucid.cli._progress import Bars, print_failures
+    from pellucid.cli._shared import describe, load_restorer, print_json, say
+    from pellucid.errors import InputError, PellucidError
+    from pellucid.image_io import IMAGE_SUFFIXES, Limits
+
+    if not 0 <= strength <= 1:  # known before anything is loaded
+        raise InputError(f"The strength is {strength}; expected 0 (the input) to 1 (the network's result).")
+    plan = plan_jobs(inputs, Path(output), IMAGE_SUFFIXES, as_folder=output.endswith(("/", "\\")))
+    restorer = load_restorer(model, device, precision, memory)
+    limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
+    if not quiet:
+        say(describe(restorer.describe()))
+    failures = list(plan.unreadable)
+    with Bars(plan.jobs, visible=not quiet) as bars:
+        for job in plan.jobs:
+            try:
+                report = _restore_one(restorer, job, limits, prompt, strength, overwrite, bars)
+                if as_json:
+                    row = {"input": str(job.source), "output": str(job.target), "ok": True}
+                    print_json(row | {"report": report.to_dict()})
+            except PellucidError as error:
+                if as_json:
+                    problem = {"type": type(error).__name__, "message": str(error)}
+                    print_json({"input": str(job.source), "output": None, "ok": False, "error": problem})
+                if plan.single:
+                    raise
+                failures.append((job.source, str(error)))
+            bars.picture_done(job)
+    if as_json:
+        for path, message in plan.unreadable:
+            problem = {"type": "InputError", "message": message}
+            print_json({"input": str(path), "output": None, "ok": False, "error": problem})
+    if not quiet:
+        skipped = f", {plan.skipped} other files skipped" if plan.skipped else ""
+        restored = len(plan.jobs) + len(plan.unreadable) - len(failures)
+        say(f"{restored} restored, {len(failures)} failed{skipped}")
+    if failures:
+        print_failures(failures)
+        raise typer.Exit(1)
+
+
+def _restore_one(
+    restorer: "Restorer",
+    job: "Job",
+    limits: "Limits",
+    prompt: str | None,
+    strength: float,
+    overwrite: bool,
+    bars: "Bars",
+) -> "Report":
+    """Read, restore and write one picture.
+
+    Raises:
+        PellucidError: whatever is foreseeable.
+    """
+    from pellucid.errors import InputError, OutputExistsError
+    from pellucid.image_io import read_image
+
+    try:
+        taken = job.target.exists() and not overwrite  # before the work, not after it
+        itself = taken and job.target.samefile(job.source)
+    except OSError as error:
+        raise InputError(
+            f"{job.target} can't be written: {error.strerror}. Choose another output."
+        ) from error
+    if taken:
+        what = "the input itself" if itself else "an existing file"
+        raise OutputExistsError(
+            f"{job.target} is {what} and was left as it is. "
+            "Choose another output, or replace it with --overwrite."
+        )
+    start = time.perf_counter()
+    image = read_image(job.source, limits=limits)
+    seconds = {"read": time.perf_counter() - start}
+    restoration = restorer(image, diagnosis=prompt, strength=strength, progress=bars.tile_done)
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        # From the file, not from its pixels: strength 0 then copies it.
+        dataclasses.replace(restoration, original=job.source).save(job.target, overwrite=overwrite)
+    except OSError as error:
+        raise InputError(
+            f"{job.target} can't be written: {error.strerror}. Check permissions and free space."
+        ) from error
+    return dataclasses.replace(restoration.report, seconds=restoration.report.seconds | seconds)

@@ -1,0 +1,60 @@
+"""`pellucid train`: a network from a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
+    data: Annotated[Path, typer.Option(help="Folder of shards, with its manifest.json.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Wall-clock budget of the whole run, instead of the recipe's steps.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps, instead of the recipe's.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last saved state.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose weights a new run starts with.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Data-parallel processes that share the batch; on a CPU one per core is fastest."
+        ),
+    ] = 1,
+    validate_every: Annotated[float, typer.Option(help="Minutes between validations.")] = 15.0,
+    save_every: Annotated[float, typer.Option(help="Minutes between saved states.")] = 3.0,
+    validation_limit: Annotated[
+        int, typer.Option(min=1, help="Pictures per kind in validations while training.")
+    ] = 4,
+) -> None:
+    """Train a network by a recipe, with averaged weights, validation per kind, and exact resuming."""
+    from dataclasses import replace
+
+    from pellucid.recipe import load_recipe
+    from pellucid.train import train as run_training
+
+    loaded = load_recipe(recipe)
+    if steps is not None:
+        loaded = replace(loaded, steps=steps)
+    weights = run_training(
+        loaded,
+        data,
+        run or Path("runs") / loaded.name,
+        minutes=minutes,
+        resume=resume,
+        start_from=start_from,
+        validate_every=validate_every,
+        save_every=save_every,
+        validation_limit=validation_limit,
+        device=device,
+        processes=processes,
+    )
+    typer.echo(f"weights: {weights}")

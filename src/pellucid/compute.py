@@ -1,0 +1,197 @@
+"""What this machine computes with: device, free memory, and a probe of what a network costs on it."""
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pellucid.errors import InputError, UnsupportedDtypeError
+
+Precision = Literal["float32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
+
+CLOSENESS = 0.5 / 255  # bf16 may differ from float32 by half a gray level, root mean square
+MEMORY_SHARE = 0.5  # of what is free: the rest is for the picture, its result and everybody else
+HEADROOM = 2.0  # workspaces and the picture itself: a process grew by 1.7 times the tensors at 1000 x 1000
+CPU_TILE_PIXELS = (
+    1024 * 1024
+)  # beyond, time per pixel triples: big buffers go back to the system after each step
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the first of cuda, mps and cpu on which a small sum comes out right.
+
+    Raises:
+        InputError: the device is not there, or does not compute.
+    """
+    if name is not None:
+        try:
+            if _computes(device := torch.device(name)):
+                return device
+        except (RuntimeError, AssertionError) as error:  # torch's words for a name it doesn't know
+            raise InputError(_no_device(name)) from error
+        raise InputError(_no_device(name))
+    return next(torch.device(kind) for kind in ("cuda", "mps", "cpu") if _computes(torch.device(kind)))
+
+
+def _computes(device: torch.device) -> bool:
+    if device.type not in ("cuda", "mps", "cpu"):
+        return False
+    if device.type != "cpu" and not getattr(torch, device.type).is_available():
+        return False
+    try:
+        return float(torch.ones(8, device=device).sum()) == 8.0
+    except (RuntimeError, AssertionError):  # a driver too old, a card without kernels, an index too high
+        return False
+
+
+def _no_device(name: str) -> str:
+    usable = [kind for kind in ("cuda", "mps", "cpu") if _computes(torch.device(kind))]
+    return (
+        f"The device {name!r} can't be used on this machine; usable: {', '.join(usable)}. "
+        "Leave it out to choose."
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on `device`; on the CPU the least of what the system and the control group leave."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    free: list[int] = []
+    if (meminfo := Path("/proc/meminfo")).exists():
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" where there is none
+        free.append(max(0, limit - int((group / "memory.current").read_text(encoding="ascii"))))
+    except (OSError, ValueError):
+        pass
+    if not free:  # not Linux: half of the memory that is built in
+        free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return min(free)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator, of torch or of Python, has said no."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("alloc" in str(error) and "memory" in str(error))
+    )
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors made while it is active, and remembers the most that lived at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+                self._seen.add(storage)
+                weakref.finalize(storage, self._release, storage.nbytes())
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+        return result
+
+    def _release(self, size: int) -> None:
+        self.now -= size
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What short runs of a network on a device have shown.
+
+    Attributes:
+        precision: the faster one whose result is close enough.
+        seconds: per precision, one run on a picture of `side` x `side`; empty if no comparison was asked for.
+        side: of the square picture, in pixels.
+        difference: root mean square of bf16 minus float32, in [0, 1]; none if bf16 did not run or
+            was not finite.
+        bytes_per_pixel: of tensors alive at once in float32, with headroom.
+    """
+
+    precision: Precision
+    seconds: dict[str, float]
+    side: int
+    difference: float | None
+    bytes_per_pixel: float
+
+
+Run = Callable[[Tensor, Precision], Tensor]
+
+
+def probe_network(run: Run, device: torch.device, side: int, precision: Precision | None = None) -> Probe:
+    """Measure `run` on `device`: memory always; time and closeness of bf16 unless `precision` is given.
+
+    Args:
+        run: gives the restored (1, 3, S, S) for a degraded one on `device`, in the precision asked for.
+        device: where it computes.
+        side: S of the smallest picture that says something about memory, a multiple of what the network
+            asks; times are taken at 2S, and at 4S if that is quick.
+        precision: the user's word, which is taken.
+
+    Raises:
+        UnsupportedDtypeError: the precision that was given can't be computed.
+    """
+    picture, counter = probe_picture(side).to(device), _LiveBytes()
+    with counter:
+        run(picture, "float32")
+    bytes_per_pixel = counter.peak / side**2 * HEADROOM
+    if precision is not None:
+        try:
+            run(picture, precision)
+        except RuntimeError as error:
+            raise UnsupportedDtypeError(
+                f"The network can't be computed in {precision} on {device.type}: {error}. "
+                "Leave --precision out."
+            ) from error
+        return Probe(precision, {}, side, None, bytes_per_pixel)
+    exact, took = _timed(run, picture := probe_picture(side * 2).to(device), "float32")
+    if quick := took < 0.1:  # overheads fade only on a larger picture
+        exact, took = _timed(run, picture := probe_picture(side * 4).to(device), "float32")
+    seconds: dict[str, float] = {"float32": took}
+    try:
+        coarse, seconds["bf16"] = _timed(run, picture, "bf16")
+        if quick:  # by now both are warm
+            seconds = {name: min(_timed(run, picture, name)[1] for _ in range(2)) for name in PRECISIONS}
+    except RuntimeError:  # this device has no bf16 kernel for some step
+        return Probe("float32", seconds, picture.shape[-1], None, bytes_per_pixel)
+    difference = float((coarse - exact).square().mean().sqrt())
+    faster = seconds["bf16"] < 0.9 * seconds["float32"]  # within a tenth: not worth the rounding
+    chosen: Precision = "bf16" if faster and difference <= CLOSENESS else "float32"  # NaN is not close
+    finite = difference if math.isfinite(difference) else None
+    return Probe(chosen, seconds, picture.shape[-1], finite, bytes_per_pixel)
+
+
+def probe_picture(side: int) -> Tensor:
+    """A fixed picture (1, 3, side, side) in [0, 1]: soft waves in three colors, with noise of sigma 13."""
+    ramp = torch.linspace(0, 1, side)
+    waves = torch.stack([torch.sin(k * ramp[:, None] * 9) * torch.cos(k * ramp[None] * 7) for k in (1, 2, 3)])
+    noise = torch.randn(waves.shape, generator=torch.Generator().manual_seed(0))
+    return (0.5 + 0.4 * waves + 0.05 * noise).clamp(0, 1)[None]
+
+
+def _timed(run: Run, picture: Tensor, precision: Precision) -> tuple[Tensor, float]:
+    """What `run` gives, and how many seconds it takes."""
+    start = time.perf_counter()
+    restored = run(picture, precision)
+    _wait(picture.device)
+    return restored, time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()

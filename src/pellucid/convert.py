@@ -1,0 +1,345 @@
+"""Foreign checkpoints become pellucid's own. The only module that calls `torch.load`, and only for tensors.
+
+DFPIR is the one network with published weights. Its authors' file holds a map from text codes to scores,
+whose sort order shuffles channels. Conversion evaluates that map once per prompt and keeps the permutations.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import pellucid
+from pellucid import models
+from pellucid.checkpoint import Checkpoint, hash_file
+from pellucid.errors import (
+    CheckpointError,
+    CheckpointMismatchError,
+    InputError,
+    OutputExistsError,
+    UnsafeCheckpointError,
+)
+from pellucid.models.dfpir import PROMPTS, DFPIRConfig, from_official, official_shapes, sort_permutations
+
+CLIP_MODEL = "openai/clip-vit-base-patch32"
+CLIP_REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+
+
+def convert_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    model: str = "dfpir",
+    prompt_codes: str | os.PathLike[str] | None,
+    overwrite: bool = False,
+) -> Checkpoint:
+    """Convert an official checkpoint and write it as safetensors.
+
+    Args:
+        source: the authors' file, pickled by PyTorch or safetensors.
+        target: the file to write, beside which it is made before it takes its place.
+        model: the structure of the weights; "dfpir".
+        prompt_codes: a safetensors file of codes, or "clip" to compute those of the authors' seven prompts.
+        overwrite: whether an existing target is replaced.
+
+    Raises:
+        InputError: an argument that doesn't fit; OutputExistsError if the target exists.
+        CheckpointError: the source can't be read, would need unpickling, or doesn't fit the structure.
+    """
+    source, target = Path(source), Path(target)
+    models.get(model)
+    if model != "dfpir":
+        raise InputError(
+            f"{model} has no foreign weights to convert; only dfpir has. Sizes are read from the file: "
+            "use --model dfpir."
+        )
+    if prompt_codes is None:
+        raise InputError(
+            "DFPIR's weights alone don't say how a prompt shuffles; the prompts' text codes are needed too. "
+            "Give them with --prompt-codes CODES.safetensors, or compute them with --prompt-codes clip."
+        )
+    if target.exists() and source.exists() and target.samefile(source):
+        raise OutputExistsError(f"{target} is the checkpoint being read. Name another output.")
+    if target.exists() and not overwrite:
+        raise OutputExistsError(f"{target} exists. Name another output, or replace it with --overwrite.")
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is not a folder; nothing can be written there. Create it first.")
+
+    state_dict = read_state_dict(source)
+    codes, names = clip_codes() if prompt_codes == "clip" else read_codes(prompt_codes)
+    converted = convert_dfpir(state_dict, codes, names)
+    origin = {"file": source.name, "sha256": hash_file(source)}
+    checkpoint = dataclasses.replace(converted, provenance={**converted.provenance, "source": origin})
+    checkpoint.write(target)
+    return checkpoint
+
+
+def convert_dfpir(state_dict: Mapping[str, Tensor], codes: Tensor, names: Sequence[str]) -> Checkpoint:
+    """A checkpoint of `dfpir` from the authors' tensors.
+
+    Args:
+        state_dict: the authors' tensors under their names, with or without the prefix "module.".
+        codes: (P, 512) floating point, one text code per prompt.
+        names: P names for the prompts, kept in the checkpoint's configuration.
+
+    Raises:
+        CheckpointMismatchError: tensors are missing, unknown, of another shape, or not finite.
+        InputError: codes and names don't fit each other or the checkpoint.
+    """
+    theirs = _without_prefix(state_dict)
+    config = dataclasses.replace(_read_config(theirs), prompts=tuple(names))
+    code_dim = _shape(theirs, r"\w+\.linear_layer1\.weight", 2)[1]
+    _check_tensors(theirs, official_shapes(config, code_dim))
+    if codes.ndim != 2 or codes.shape[1] != code_dim or not codes.is_floating_point():
+        raise InputError(
+            f"The prompt codes are {codes.dtype} of shape {tuple(codes.shape)}; expected floating point of "
+            f"shape (prompts, {code_dim}). Encode the prompts with the text encoder of the training."
+        )
+    if not bool(torch.isfinite(codes).all()):
+        raise InputError("The prompt codes hold NaN or infinity. Encode the prompts again.")
+    if len(codes) != len(names):
+        raise InputError(
+            f"There are {len(codes)} prompt codes but {len(names)} names. Give one name for each code."
+        )
+
+    ours = {from_official(key): tensor.detach().float().contiguous() for key, tensor in theirs.items()}
+    for block in sorted({key.split(".prompt_map.")[0] for key in ours if ".prompt_map." in key}):
+        # In float64, so that the order does not depend on how a machine rounds sums.
+        hidden = codes.double()
+        for layer in (1, 3):
+            weight, bias = (
+                ours.pop(f"{block}.prompt_map.{layer}.{part}").double() for part in ("weight", "bias")
+            )
+            hidden = hidden @ weight.T + bias
+        ours[f"{block}.permutations"] = sort_permutations(hidden)  # (P, 2C)
+
+    provenance = {
+        "converted_by": f"pellucid {pellucid.__version__}",
+        "prompt_codes_sha256": hashlib.sha256(
+            codes.detach().float().contiguous().numpy().tobytes()
+        ).hexdigest(),
+        "license": "none stated by the authors of the weights",
+    }
+    return Checkpoint("dfpir", dataclasses.asdict(config), ours, provenance)
+
+
+def _without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the "module." that data-parallel training puts before every name."""
+    tensors = dict(state_dict)
+    while tensors and all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def _read_config(theirs: Mapping[str, Tensor]) -> DFPIRConfig:
+    """The sizes that the authors' tensors have; one tensor of each kind is enough to tell."""
+    dim = _shape(theirs, r"patch_embed\.proj\.weight|encoder_level1\.\d+\.norm1\.body\.weight", 1)[0]
+    levels = [
+        r"(?:encoder_level1|decoder_level1)",
+        r"(?:encoder_level2|decoder_level2)",
+        r"(?:encoder_level3|decoder_level3)",
+        "latent",
+    ]
+    perturbations = [*(f"encoder_shuffle_channel{n}" for n in (1, 2, 3)), "latent_shuffle_channel"]
+    num_heads = [
+        _shape(theirs, rf"{level}\.\d+\.attn\.temperature|{perturbation}\.select_attn\.temperature", 3)[0]
+        for level, perturbation in zip(levels, perturbations, strict=True)
+    ]
+    hidden = [
+        _shape(theirs, rf"{perturbation}\.ffn\.project_out\.weight", 4)[1] for perturbation in perturbations
+    ]
+    try:
+        return DFPIRConfig(
+            dim=dim,
+            num_blocks=tuple(_count(theirs, level) for level in levels),
+            num_refinement_blocks=_count(theirs, "refinement"),
+            num_heads=tuple(num_heads),
+            ffn_expansion=_find_expansion([(dim * 2**level, f) for level, f in enumerate(hidden)]),
+        )
+    except InputError as error:
+        raise CheckpointMismatchError(f"The checkpoint is not a DFPIR's. {error}") from error
+
+
+def _shape(theirs: Mapping[str, Tensor], pattern: str, rank: int) -> torch.Size:
+    """Shape of the first tensor whose name matches."""
+    for key, tensor in theirs.items():
+        if re.fullmatch(pattern, key) and tensor.ndim >= rank:
+            return tensor.shape
+    readable = pattern.replace("\\", "").replace("(?:", "(").replace("d+", "N").replace("w+", "*")
+    raise CheckpointMismatchError(
+        f"The checkpoint has {len(theirs)} tensors and lacks {readable}, so it is not a DFPIR's. "
+        "Give the authors' file, whole."
+    )
+
+
+def _count(theirs: Mapping[str, Tensor], stage: str) -> int:
+    """Number of blocks of a stage, from the highest index."""
+    matches = (re.match(rf"{stage}\.(\d+)\.", key) for key in theirs)
+    return max((int(match[1]) + 1 for match in matches if match), default=0)
+
+
+def _find_expansion(sizes: list[tuple[int, int]]) -> float:
+    """The shortest decimal that, times the channels of each level, is cut to its hidden channels."""
+    for digits in range(16):
+        scale = 10**digits
+        candidate = max(math.ceil(hidden * scale / dim) for dim, hidden in sizes) / scale
+        if all(int(dim * candidate) == hidden for dim, hidden in sizes):
+            return candidate
+    raise CheckpointMismatchError(
+        "The checkpoint's feed-forwards have "
+        f"{', '.join(f'{hidden} channels for {dim}' for dim, hidden in sizes)}, which no one factor gives; "
+        "it is not a DFPIR's."
+    )
+
+
+def _check_tensors(theirs: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    missing = [key for key in expected if key not in theirs]
+    unknown = [key for key in theirs if key not in expected]
+    faults = [f"lacks {', '.join(missing)}"] if missing else []
+    faults += [f"has the unknown {', '.join(unknown)}"] if unknown else []
+    for key, tensor in theirs.items():
+        if key in expected and tensor.shape != expected[key]:
+            faults.append(f"has {key} as {tuple(tensor.shape)}, expected {tuple(expected[key])}")
+        elif not bool(torch.isfinite(tensor).all()):
+            faults.append(f"has NaN or infinity in {key}")
+    if faults:
+        raise CheckpointMismatchError(
+            f"The checkpoint does not fit DFPIR: it {'; it '.join(faults)}. Give the authors' file, whole."
+        )
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a file by PyTorch or safetensors: a bare state dict, or the one under "state_dict".
+
+    Raises:
+        CheckpointError: missing, cut short, or without tensors.
+        UnsafeCheckpointError: the pickle holds more than tensors and plain values; nothing of that was run.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}. Check the path.") from error
+    content = (
+        _load_pickle(path, zipped=head == b"PK") if head in (b"PK", b"\x80\x02") else _load_safetensors(path)
+    )
+    if isinstance(content, dict) and "state_dict" in content:
+        content = cast(dict[Any, Any], content)["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(
+            f"{path} holds {'an empty' if content == {} else 'no'} state dict. "
+            "Expected a dict of tensors, or one with such a dict under 'state_dict'; give the authors' file."
+        )
+    tensors = cast(dict[Any, Any], content)
+    if strange := [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(
+            f"{path} has entries that are not tensors: {', '.join(strange)}. "
+            "Expected a dict of tensors, or one with such a dict under 'state_dict'."
+        )
+    return {str(key): tensor for key, tensor in tensors.items()}
+
+
+def _load_pickle(path: Path, *, zipped: bool) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise UnsafeCheckpointError(
+            f"{path} is a pickle with more than tensors and plain values, which can run code when loaded; "
+            "nothing of it was run. Save its state dict alone, on a machine that trusts it, and convert that."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a whole PyTorch file ({reason}). Get it again.") from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "pellucid" in (file.metadata() or {}):
+                raise CheckpointError(f"{path} is pellucid's own already. Use it as it is.")
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is neither a PyTorch file nor whole safetensors ({error}). "
+            "Get it again, or check the path."
+        ) from error
+
+
+def read_codes(path: str | os.PathLike[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Prompt codes (P, 512) and their names from a safetensors file.
+
+    The tensor is called `codes`. The names are in the metadata under `prompts` or `names`, as a JSON list or
+    separated by newlines or commas; without them the prompts are called prompt_0, prompt_1 and so on.
+
+    Raises:
+        InputError: the file can't be read, has no codes, or names that can't be read.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            found = list(file.keys())
+            codes = file.get_tensor("codes") if "codes" in found else None
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} can't be read as safetensors ({error}). "
+            "Prompt codes are a tensor `codes` (prompts, 512)."
+        ) from error
+    if codes is None:
+        raise InputError(
+            f"{path} holds {', '.join(found) or 'no tensors'}; expected a tensor `codes` (prompts, 512). "
+            "Store the prompts' text codes under that name."
+        )
+    text = metadata.get("prompts", metadata.get("names", "")).strip()
+    if not text:
+        return codes, tuple(f"prompt_{i}" for i in range(codes.shape[0] if codes.ndim else 0))
+    if not text.startswith("["):
+        return codes, tuple(name.strip() for name in text.split("\n" if "\n" in text else ","))
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path} names its prompts in JSON that can't be read ({error}). Write a list."
+        ) from error
+    return codes, tuple(str(name) for name in names)
+
+
+def clip_codes() -> tuple[Tensor, tuple[str, ...]]:
+    """Codes (7, 512) and names of the authors' prompts, by CLIP's text tower, which is downloaded once.
+
+    Raises:
+        InputError: transformers isn't installed, or the tower can't be had.
+    """
+    try:
+        transformers = import_module("transformers")
+    except ImportError as error:
+        raise InputError(
+            f"--prompt-codes clip needs transformers, which can't be imported ({error}). "
+            "Install it with: pip install 'pellucid[clip]', or give a file of codes."
+        ) from error
+    try:
+        tokenizer: Callable[..., Any] = transformers.CLIPTokenizer.from_pretrained(
+            CLIP_MODEL, revision=CLIP_REVISION
+        )
+        tower = transformers.CLIPTextModelWithProjection.from_pretrained(CLIP_MODEL, revision=CLIP_REVISION)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{CLIP_MODEL} can't be had ({str(error).splitlines()[0]}). "
+            "Check the connection, or give a file of codes."
+        ) from error
+    tokens = tokenizer(list(PROMPTS.values()), padding="max_length", max_length=77, return_tensors="pt")
+    with torch.inference_mode():
+        codes: Tensor = tower.float().eval()(**tokens).text_embeds  # as the authors take them: not normalized
+    return codes.clone(), tuple(PROMPTS)

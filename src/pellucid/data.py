@@ -1,0 +1,406 @@
+"""Training data: shards of photographs in one uint8 tensor each, and the mixing of tasks into batches.
+
+A shard folder holds `manifest.json` (`files`: path, split, role, sha256, links between files) and the
+pictures. Everything is read once; crops, flips and degradations happen on the device, so no worker processes
+are needed.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pellucid import degradations
+from pellucid.errors import RecipeError, UnreadableImageError
+
+# A NYU picture has a white border; this is the part to use: x0, y0, x1, y1.
+NYU_INNER = (10, 10, 630, 470)
+LEAST_SIDE = 16  # of a picture, in pixels; validation crops to multiples of it
+DEPTH_STEPS = 100  # stored depth is round(depth * DEPTH_STEPS), so that it fits 8 bits up to 2.55
+
+# role of the clean file, role of its degraded partner
+PAIR_ROLES = {
+    "low_light_pairs": ("lowlight-high", "lowlight-low"),
+    "blur_pairs": ("deblur-sharp", "deblur-blur"),
+    "camera_noise_pairs": ("noise-gt", "noise-noisy"),
+    "haze_pairs": ("haze-gt", "haze-hazy"),
+}
+SOURCES = ("clean", "rain_pairs", "depth", *PAIR_ROLES)
+
+
+@dataclass(frozen=True)
+class PictureBank:
+    """Pictures of any size, end to end in one tensor.
+
+    Attributes:
+        planes: (N, K) uint8, one row per pixel. The first three planes are the clean picture; then follow
+            the degraded one (3), a streak plane (1) or a depth map (1, in 1/100), as the source has it.
+        offsets, heights, widths: (P,) int64, where each picture starts and its size.
+        names: the pictures' paths inside the shard folder.
+    """
+
+    planes: Tensor
+    offsets: Tensor
+    heights: Tensor
+    widths: Tensor
+    names: tuple[str, ...]
+
+    @classmethod
+    def from_pictures(cls, pictures: Sequence[Tensor], names: Sequence[str]) -> "PictureBank":
+        """A bank of (H, W, K) uint8 pictures."""
+        heights = torch.tensor([p.shape[0] for p in pictures])
+        widths = torch.tensor([p.shape[1] for p in pictures])
+        offsets = F.pad((heights * widths).cumsum(0), (1, 0))[:-1]
+        planes = torch.cat([p.flatten(0, 1) for p in pictures])
+        return cls(planes, offsets, heights, widths, tuple(names))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def to(self, device: torch.device | str) -> "PictureBank":
+        """The bank on another device."""
+        planes, offsets = self.planes.to(device), self.offsets.to(device)
+        return PictureBank(planes, offsets, self.heights.to(device), self.widths.to(device), self.names)
+
+    def crops(self, n: int, size: int, rng: torch.Generator) -> Tensor:
+        """Random crops, each in one of the eight flips and rotations: (n, K, size, size) float32 in [0, 1].
+
+        Identity is among the eight. A picture smaller than `size` has its last row and column repeated.
+        """
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (n,), generator=rng).to(self.planes.device)
+
+        which = draw(len(self))
+        height, width = self.heights[which], self.widths[which]
+        top = draw(2**31) % (height - size + 1).clamp_min(1)
+        left = draw(2**31) % (width - size + 1).clamp_min(1)
+        step = torch.arange(size, device=self.planes.device)
+        flip_rows, flip_columns, transpose = (draw(2).bool()[:, None] for _ in range(3))
+        rows = torch.where(flip_rows, size - 1 - step, step)[:, :, None].expand(n, size, size)
+        columns = torch.where(flip_columns, size - 1 - step, step)[:, None, :].expand(n, size, size)
+        turned = transpose[:, :, None]
+        rows, columns = (
+            torch.where(turned, rows.transpose(1, 2), rows),
+            torch.where(turned, columns.transpose(1, 2), columns),
+        )
+        y = torch.minimum(top[:, None, None] + rows, height[:, None, None] - 1)
+        x = torch.minimum(left[:, None, None] + columns, width[:, None, None] - 1)
+        index = self.offsets[which][:, None, None] + y * width[:, None, None] + x  # (n, size, size)
+        return self.planes[index].permute(0, 3, 1, 2).float() / 255
+
+    def picture(self, index: int) -> Tensor:
+        """One whole picture: (K, H, W) float32 in [0, 1]."""
+        height, width, start = (int(t[index]) for t in (self.heights, self.widths, self.offsets))
+        rows = self.planes[start : start + height * width]
+        return rows.reshape(height, width, -1).permute(2, 0, 1).float() / 255
+
+
+@dataclass(frozen=True)
+class Shards:
+    """All sources of one split, and a hash over the files they came from."""
+
+    banks: dict[str, PictureBank]
+    data_hash: str
+
+    def to(self, device: torch.device | str) -> "Shards":
+        """The shards on another device."""
+        return Shards({name: bank.to(device) for name, bank in self.banks.items()}, self.data_hash)
+
+
+def load_shards(root: str | Path, split: str) -> Shards:
+    """Read every picture of one split ("train" or "val") of a shard folder.
+
+    A file that validation uses is left out of "train", under whatever path it is listed again.
+
+    Raises:
+        RecipeError: the folder has no manifest, or the manifest asks for what is not there.
+        UnreadableImageError: a file is not a picture, or not the one that the manifest lists.
+    """
+    root = Path(root)
+    files = _read_manifest(root)
+    hashes: dict[str, str] = {f["path"]: f["sha256"] for f in files}
+    chosen = sorted((f for f in files if f["split"] == split), key=lambda f: f["path"])
+    if split == "train":
+        held_out = {path for f in files if f["split"] == "val" for path in _paths(f)}
+        contents = {hashes[path] for path in held_out if path in hashes}
+        chosen = [f for f in chosen if not any(p in held_out or hashes.get(p) in contents for p in _paths(f))]
+    missing = [path for f in chosen for path in _paths(f) if not (root / path).is_file()]
+    if missing:
+        raise RecipeError(
+            f"{len(missing)} files of {root / 'manifest.json'} are missing, the first is {missing[0]}. "
+            "Complete the folder."
+        )
+    by_role: dict[str, list[dict[str, Any]]] = {}
+    for file in chosen:
+        by_role.setdefault(file["role"], []).append(file)
+    banks: dict[str, PictureBank] = {}
+
+    def read(path: str) -> Tensor:
+        if path in hashes and _hash(root / path) != hashes[path]:
+            raise UnreadableImageError(
+                f"{root / path} does not hold the bytes that manifest.json lists (by SHA-256). "
+                "The file is damaged or another one; get it again."
+            )
+        return read_rgb8(root / path)
+
+    def add(source: str, role: str, planes: Callable[[dict[str, Any]], list[Tensor]]) -> None:
+        if role in by_role:
+            pictures = [_joined(file["path"], planes(file)) for file in by_role[role]]
+            banks[source] = PictureBank.from_pictures(pictures, [f["path"] for f in by_role[role]])
+
+    def depth_planes(file: dict[str, Any]) -> list[Tensor]:
+        x0, y0, x1, y1 = NYU_INNER
+        rgb = read(file["rgb"])
+        depth = read(file["path"])[..., 0].float() * (file["depth_scale"] / 255)
+        depth = F.interpolate(depth[None, None], rgb.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+        stored = (depth * DEPTH_STEPS).round().clamp(0, 255).byte()
+        return [rgb[y0:y1, x0:x1], stored[y0:y1, x0:x1, None]]
+
+    add("clean", "clean", lambda f: [read(f["path"])])
+    add("rain_pairs", "rain-streak", lambda f: [read(f["gt"]), read(f["path"])[..., :1]])
+    add("depth", "haze-depth", depth_planes)
+    for source, (clean_role, degraded_role) in PAIR_ROLES.items():
+        partners = {_pair_key(f["path"]): f["path"] for f in by_role.get(degraded_role, [])}
+
+        def pair(
+            file: dict[str, Any], role: str = degraded_role, partners: dict[str, str] = partners
+        ) -> list[Tensor]:
+            partner = partners.get(_pair_key(file["path"]))
+            if partner is None:
+                raise RecipeError(
+                    f"{file['path']} has no partner of the role {role} and the split {split} in "
+                    f"{root / 'manifest.json'}. Complete the pair, or remove the file."
+                )
+            return [read(file["path"]), read(partner)]
+
+        add(source, clean_role, pair)
+    listing = "".join(f"{f['path']} {f['sha256']}\n" for f in chosen)
+    return Shards(banks, hashlib.sha256(listing.encode()).hexdigest())
+
+
+def _read_manifest(root: Path) -> list[dict[str, Any]]:
+    """The manifest's rows, each with all that its role asks for."""
+    needed = {"rain-streak": {"gt"}, "haze-depth": {"rgb", "depth_scale"}}
+    try:
+        files: list[dict[str, Any]] = json.loads((root / "manifest.json").read_text("utf-8"))["files"]
+        for file in files:
+            lacking = {"path", "split", "role", "sha256", *needed.get(file.get("role", ""), ())} - set(file)
+            if lacking:
+                raise ValueError(f"{file.get('path', 'a file')} lacks {', '.join(sorted(lacking))}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(
+            f"{root} is no shard folder: its manifest.json can't be read ({error}). "
+            "Give the folder that holds manifest.json with --data."
+        ) from error
+    return files
+
+
+def _paths(file: dict[str, Any]) -> list[str]:
+    """The files that one row of a manifest names: its own, and those it links to."""
+    return [file[key] for key in ("path", "gt", "rgb") if key in file]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _joined(name: str, planes: list[Tensor]) -> Tensor:
+    """The planes of one picture, (H, W, K)."""
+    height, width = planes[0].shape[:2]
+    if any(p.shape[:2] != (height, width) for p in planes):
+        sizes = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in planes)
+        raise RecipeError(f"{name} and its partner have different sizes, {sizes}. Give pairs of one size.")
+    if min(height, width) < LEAST_SIDE:
+        raise RecipeError(
+            f"{name} is {width}x{height} pixels; expected sides of at least {LEAST_SIDE}. Remove it."
+        )
+    return torch.cat(planes, dim=2)
+
+
+def _pair_key(path: str) -> str:
+    """What the two files of a pair have in common: everything but the folder that holds the file."""
+    parts = Path(path).with_suffix("").parts
+    return "/".join((*parts[:-2], parts[-1]))
+
+
+def read_rgb8(path: Path) -> Tensor:
+    """A picture as (H, W, 3) uint8, through libvips, or through Pillow where libvips is not installed.
+
+    Raises:
+        UnreadableImageError: not a picture, or cut short.
+    """
+    try:
+        import pyvips
+    except ImportError:
+        return _read_rgb8_with_pillow(path)
+    try:
+        image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
+        return torch.from_numpy(image.colourspace("srgb")[:3].numpy().copy())
+    except pyvips.Error as error:
+        raise UnreadableImageError(
+            f"{path} can't be decoded ({str(error).splitlines()[0]}). Get the file again."
+        ) from error
+
+
+def _read_rgb8_with_pillow(path: Path) -> Tensor:
+    import numpy as np
+
+    pillow = _pillow()
+    try:
+        with pillow.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGB")))
+    except (OSError, SyntaxError) as error:
+        raise UnreadableImageError(f"{path} can't be decoded ({error}). Get the file again.") from error
+
+
+def write_rgb8(pixels: Tensor, path: Path) -> None:
+    """Write (H, W, 3) uint8 as a picture, with the library that `read_rgb8` takes; replaces a file."""
+    array = pixels.contiguous().numpy()
+    try:
+        import pyvips
+    except ImportError:
+        _pillow().fromarray(array).save(path)
+    else:
+        pyvips.Image.new_from_array(array).write_to_file(str(path))
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise RecipeError(
+            "Training reads pictures through libvips or Pillow, and neither is installed. Install one with: "
+            "pip install 'pyvips[binary]'"
+        ) from error
+    return Image
+
+
+@dataclass(frozen=True)
+class Task:
+    """One ingredient of the training mix.
+
+    Attributes:
+        kind: what the pairs show: "noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "clean".
+        weight: its share of the batches, relative to the other tasks' weights.
+        source: one of `SOURCES`, where the pictures come from.
+        operator: a degradation's name; without it the source's own pairs are used ("clean": identity).
+        streaks: draw real streak planes from the source "rain_pairs" for the operator.
+    """
+
+    kind: str
+    weight: float
+    source: str
+    operator: str | None = None
+    streaks: bool = False
+
+
+class Mixer:
+    """Draws batches of (degraded, clean, kinds) from shards, task by task."""
+
+    def __init__(self, shards: Shards, tasks: Sequence[Task]) -> None:
+        self.shards, self.tasks = shards, list(tasks)
+        self.weights = torch.tensor([task.weight for task in self.tasks], dtype=torch.float64)
+        faults = [
+            f"task {task.kind!r} asks for the source {source!r}, which the data lacks"
+            for task in self.tasks
+            for source in (task.source, *(("rain_pairs",) if task.streaks else ()))
+            if source not in shards.banks
+        ]
+        if faults:
+            raise RecipeError(
+                "; ".join(faults) + f". The data has: {', '.join(sorted(shards.banks))}. "
+                "Remove the task from the recipe, or give other data."
+            )
+
+    def batch(self, n: int, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
+        """One batch: degraded and clean (n, 3, size, size) float32 in [0, 1], and each sample's kind."""
+        counts = torch.bincount(
+            torch.multinomial(self.weights, n, replacement=True, generator=rng), minlength=len(self.tasks)
+        ).tolist()
+        degraded: list[Tensor] = []
+        clean: list[Tensor] = []
+        kinds: list[str] = []
+        for task, count in zip(self.tasks, counts, strict=True):
+            if count:
+                pair = self.pairs(task, self.shards.banks[task.source].crops(count, size, rng), rng)
+                degraded.append(pair[0])
+                clean.append(pair[1])
+                kinds += [task.kind] * count
+        return torch.cat(degraded), torch.cat(clean), kinds
+
+    def pairs(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Degraded and clean (B, 3, H, W) from a task's crops (B, K, H, W)."""
+        clean, extra = planes[:, :3], planes[:, 3:]
+        if task.operator is None:
+            if task.source == "rain_pairs":  # the pair is exactly clip(clean + streaks)
+                return (clean + extra).clamp(max=1), clean
+            return (extra if extra.shape[1] == 3 else clean), clean
+        operator: Any = degradations.get(task.operator)
+        params = operator.draw(rng, len(clean))
+        if task.source == "depth":
+            return operator.apply(clean, params, depth=extra * (255 / DEPTH_STEPS)), clean
+        if task.streaks:
+            streaks = self.shards.banks["rain_pairs"].crops(len(clean), clean.shape[-1], rng)[:, 3:]
+            return operator.apply(clean, params, streaks=streaks), clean
+        return operator.apply(clean, params), clean
+
+
+# Validation: each kind alone. Name, and the task it is made by; real pairs where the data has them.
+VALIDATION_TASKS = (
+    ("noise_15", Task("noise", 1, "clean", "gaussian_noise")),
+    ("noise_25", Task("noise", 1, "clean", "gaussian_noise")),
+    ("noise_50", Task("noise", 1, "clean", "gaussian_noise")),
+    ("camera_noise", Task("noise", 1, "camera_noise_pairs")),
+    ("rain", Task("rain", 1, "rain_pairs")),
+    ("haze_depth", Task("haze", 1, "depth", "haze")),
+    ("haze_outdoor", Task("haze", 1, "clean", "haze")),
+    ("low_light", Task("low_light", 1, "low_light_pairs")),
+    ("blur_camera", Task("blur", 1, "blur_pairs")),
+    ("blur_motion", Task("blur", 1, "clean", "motion_blur")),
+    ("blur_defocus", Task("blur", 1, "clean", "defocus_blur")),
+    ("jpeg", Task("jpeg", 1, "clean", "jpeg")),
+    ("composite", Task("composite", 1, "clean", "composite")),
+    ("clean", Task("clean", 1, "clean")),
+)
+
+
+def validation_pairs(
+    shards: Shards, limit: int | None = None, kinds: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The fixed validation pairs: name of the row, degraded and clean (1, 3, H, W) in [0, 1].
+
+    All rows of `VALIDATION_TASKS` that the data serves, or those of some `kinds`. Both pictures are
+    center-cropped to multiples of 16. The degradation of picture i of a row is drawn from the seed i, so the
+    pairs are the same at every call, also when `limit` takes only the first pictures of each row.
+    """
+    for name, task in VALIDATION_TASKS:
+        if task.source not in shards.banks or (kinds is not None and task.kind not in kinds):
+            continue
+        bank, mixer = shards.banks[task.source], Mixer(shards, [task])
+        for i in range(len(bank) if limit is None else min(limit, len(bank))):
+            planes = center_crop(bank.picture(i)[None], LEAST_SIDE)
+            rng = torch.Generator().manual_seed(i)
+            if name.startswith("noise_"):  # the papers' protocol: 8 bits, truncated
+                operator: Any = degradations.get("gaussian_noise")
+                params = replace(
+                    operator.draw(rng, 1), sigma=(float(name.removeprefix("noise_")),), truncate=(True,)
+                )
+                yield name, operator.apply(planes, params), planes
+            else:
+                yield name, *mixer.pairs(task, planes, rng)
+
+
+def center_crop(x: Tensor, multiple: int) -> Tensor:
+    """(..., H, W) cropped around its center to multiples of `multiple`."""
+    height, width = x.shape[-2:]
+    new_height, new_width = height // multiple * multiple, width // multiple * multiple
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return x[..., top : top + new_height, left : left + new_width]

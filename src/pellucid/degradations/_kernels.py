@@ -1,0 +1,29 @@
+"""Convolution of single pictures with single kernels, by FFT, with mirrored borders."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad_mirrored(picture: Tensor, by: int) -> Tensor:
+    """(C, H, W) to (C, H+2*by, W+2*by): mirrored where the picture is large enough, else repeated."""
+    mode = "reflect" if min(picture.shape[-2:]) > by else "replicate"
+    return F.pad(picture[None], (by, by, by, by), mode=mode)[0]
+
+
+def convolve(picture: Tensor, kernel: Tensor) -> Tensor:
+    """(C, H, W) convolved with one (k, k) kernel, k odd; same size, borders mirrored.
+
+    One picture at a time, so that a sample's bytes don't depend on its batch.
+    """
+    padded = pad_mirrored(picture, kernel.shape[-1] // 2)
+    full = convolve_circular(padded, kernel)
+    cut = kernel.shape[-1] - 1
+    return full[..., cut:, cut:]
+
+
+def convolve_circular(picture: Tensor, kernel: Tensor) -> Tensor:
+    """(C, H, W) convolved with (k, k), borders wrapped around, output delayed by k // 2."""
+    size = picture.shape[-2:]
+    spectrum = torch.fft.rfft2(picture) * torch.fft.rfft2(kernel, s=size)
+    return torch.fft.irfft2(spectrum, s=size)

@@ -1,0 +1,24 @@
+"""Picture files and bytes to `ImageBuffer` and back, through libvips.
+
+Reading: format and size are checked from the header before anything is decoded, orientation is applied,
+alpha is split off, and depth, mode, profile and metadata are remembered. Writing: the same depth, mode,
+alpha, profile and metadata, as far as the target's format holds them, under a temporary name that is then
+renamed. A picture whose pixels were not changed comes back with the same samples from lossless formats.
+`docs/images.md` says what survives where.
+"""
+
+from pellucid.image_io._formats import IMAGE_SUFFIXES
+from pellucid.image_io._read import Header, Limits, decode_image, read_header, read_image
+from pellucid.image_io._write import copy_image, encode_image, write_image
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Header",
+    "Limits",
+    "copy_image",
+    "decode_image",
+    "encode_image",
+    "read_header",
+    "read_image",
+    "write_image",
+]

@@ -1,0 +1,283 @@
+"""Files and bytes to `ImageBuffer`: the header first, then the pixels."""
+
+import contextlib
+import io
+import os
+import stat
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pellucid.errors import ImageTooLargeError, UnreadableImageError, UnsupportedImageError
+from pellucid.image import ImageBuffer, Mode, SampleFormat, Source, fill_transparent
+from pellucid.image_io import _exif as exif
+from pellucid.image_io._color import RAMP, fits, map_values, tone_curve
+from pellucid.image_io._formats import (
+    BITS,
+    COLORS,
+    FORMATS,
+    SAMPLES,
+    SCALE,
+    Array,
+    PathLike,
+    array,
+    field,
+    reason,
+    vips,
+)
+from pellucid.image_io._inspect import Facts, inspect
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may ask for before it is decoded.
+
+    Attributes:
+        max_pixels: width times height. 250 million pixels take 3 GB as float32 RGB.
+    """
+
+    max_pixels: int = 250_000_000
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about its picture, before decoding.
+
+    Attributes:
+        width, height: pixels, upright.
+        format, depth, mode: as in `pellucid.image.Source`.
+        has_alpha: there is an alpha channel.
+    """
+
+    width: int
+    height: int
+    format: str
+    depth: SampleFormat
+    mode: Mode
+    has_alpha: bool
+
+
+def read_header(path: PathLike) -> Header:
+    """What the file says about its picture, without decoding it.
+
+    Raises:
+        UnreadableImageError, UnsupportedImageError: as in `read_image`.
+    """
+    with opened(path) as stream:
+        return _load(stream, str(path), None)[1]
+
+
+def read_image(path: PathLike, *, limits: Limits | None = None) -> ImageBuffer:
+    """The picture in a JPEG, PNG, TIFF, WebP or AVIF file, whatever its suffix.
+
+    Float samples outside [0, 1] are clamped. CMYK becomes sRGB.
+
+    Args:
+        path: the file.
+        limits: checked from the header, before decoding; the defaults of `Limits` if none are given.
+
+    Raises:
+        UnreadableImageError: missing, not a picture, cut short or damaged.
+        UnsupportedImageError: another format, several pages or frames, or samples of another sort.
+        ImageTooLargeError: more pixels than `limits` allow.
+    """
+    with opened(path) as stream:
+        return _decode(stream, str(path), limits or Limits())
+
+
+def decode_image(data: bytes, *, limits: Limits | None = None) -> ImageBuffer:
+    """As `read_image`, from bytes."""
+    return _decode(io.BytesIO(data), "The picture", limits or Limits())
+
+
+@contextlib.contextmanager
+def opened(path: PathLike) -> Generator[BinaryIO]:
+    try:
+        # A pipe or device would block, or never end: only the kind of file is asked before opening.
+        mode = os.stat(path).st_mode  # noqa: PTH116
+        if stat.S_ISDIR(mode):
+            raise UnreadableImageError(f"{path} is a folder; expected a picture. Give a file in it.")
+        if not stat.S_ISREG(mode):
+            raise UnreadableImageError(
+                f"{path} is not a regular file; expected a picture. Copy it to a file."
+            )
+        file = Path(path).open("rb")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise UnreadableImageError(f"There is no file {path}. Check the path.") from error
+    except (OSError, ValueError) as error:
+        raise UnreadableImageError(
+            f"{path} can't be opened: {reason(error)}. Check the path and its permissions."
+        ) from error
+    with file:
+        yield file
+
+
+def _load(stream: BinaryIO, name: str, limits: Limits | None) -> tuple[Any, Header, Facts]:
+    """libvips' image, not decoded yet, its header, and what else the file says.
+
+    From here on the stream belongs to libvips, which reads on from where it left it.
+    """
+    facts = inspect(stream, name)
+    file_format = facts.format
+    if facts.size is not None:
+        _check_size(*facts.size, limits, name)
+    pyvips = vips()
+    try:
+        # A source, not a path: libvips caches by path and reads options out of brackets in a name.
+        if isinstance(stream, io.BytesIO):
+            source = pyvips.Source.new_from_memory(stream.getvalue())
+        else:
+            source = pyvips.Source.new_from_descriptor(stream.fileno())
+        loader = getattr(pyvips.Image, f"{file_format}load_source")
+        image = loader(source, access="sequential", fail_on="error")
+    except pyvips.Error as error:
+        raise _unreadable(name, file_format, error) from error
+    if (pages := field(image, "n-pages", 1)) > 1:
+        raise UnsupportedImageError(
+            f"{name} holds {pages} pages or frames; expected one picture. Split it up first."
+        )
+    depth = SAMPLES.get(image.format)
+    if depth is None:
+        raise UnsupportedImageError(
+            f"{name} stores {image.format} samples; expected 8- or 16-bit integers or 32-bit floats. "
+            "Convert it first."
+        )
+    mode, colors = COLORS.get(image.interpretation, ("rgb", 0))
+    if image.bands not in (colors, colors + 1):
+        raise UnsupportedImageError(
+            f"{name} has {image.bands} channels of {image.interpretation}; expected gray, RGB or CMYK, "
+            "with or without one alpha. Convert it first."
+        )
+    if field(image, "palette", 0):
+        mode = "palette"
+    width, height = image.width, image.height
+    _check_size(width, height, limits, name)
+    if field(image, "orientation", 1) >= 5:
+        width, height = height, width
+    return image, Header(width, height, file_format, depth, mode, image.bands > colors), facts
+
+
+def _check_size(width: int, height: int, limits: Limits | None, name: str) -> None:
+    if limits is not None and width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"{name} is {width:,} x {height:,} pixels ({_count(width * height)}); the limit is "
+            f"{_count(limits.max_pixels)}. Raise it with --max-pixels, or split the image."
+        )
+
+
+def _decode(stream: BinaryIO, name: str, limits: Limits) -> ImageBuffer:
+    image, header, facts = _load(stream, name, limits)
+    source = _source(image, header, facts)
+    pyvips = vips()
+    try:
+        pixels, alpha = _planes(image, header, source.bits)
+    except pyvips.Error as error:
+        raise _unreadable(name, header.format, error) from error
+    if header.depth == "float32":
+        _check_floats(pixels, alpha, name)
+        pixels.clamp_(0, 1)
+    if alpha is not None and header.depth == "float32":
+        alpha.clamp_(0, 1)
+    curve = None if header.mode == "cmyk" else tone_curve(source.icc)
+    if curve is not None:
+        map_values(pixels, RAMP, curve)
+    if pixels.shape[0] == 1:
+        pixels = pixels.repeat(3, 1, 1)
+    if alpha is None or not bool((alpha == 0).any()):
+        return ImageBuffer(pixels, alpha, source)
+    source = replace(source, hidden=pixels[:, alpha[0] == 0])
+    return ImageBuffer(fill_transparent(pixels, alpha), alpha, source)
+
+
+def _source(image: Any, header: Header, facts: Facts) -> Source:
+    block = facts.exif or field(image, "exif-data", None)
+    across, down = float(image.xres), float(image.yres)
+    if field(image, "orientation", 1) >= 5:
+        across, down = down, across
+    # libvips gives 72 or 25.4 dots per inch where the file says nothing.
+    stated = facts.states_resolution or bool(image.get_typeof("exif-ifd0-XResolution"))
+    icc = field(image, "icc-profile-data", None)
+    if header.mode == "cmyk" or (facts.display_p3 and icc is None):
+        icc = vips().Operation.call("profile_load", "p3" if facts.display_p3 else "srgb")
+    return Source(
+        format=header.format,
+        depth=header.depth,
+        mode=header.mode,
+        bits=field(image, "bits-per-sample", 8) if header.format == "heif" else BITS[header.depth],
+        lossless=facts.lossless,
+        icc=icc if fits(icc, "rgb" if header.mode == "cmyk" else header.mode) else None,
+        exif=exif.upright(block, header.width, header.height) if block else None,
+        xmp=field(image, "xmp-data", None),
+        iptc=facts.iptc if header.format == "tiff" else field(image, "iptc-data", None),
+        dots_per_mm=(across, down) if stated and min(across, down) > 0 else None,
+    )
+
+
+def _planes(image: Any, header: Header, bits: int) -> tuple[Tensor, Tensor | None]:
+    """Colors (1 or 3, H, W) and alpha (1, H, W), upright, float32; decodes the picture."""
+    orientation = field(image, "orientation", 1)
+    scale = SCALE[header.depth]
+    if header.mode == "cmyk":
+        whole = image.copy_memory()  # read twice: ink and alpha
+        ink = whole[:4].copy(interpretation="cmyk")
+        # To 16 bits, so that the conversion adds no second rounding to that of the stored samples.
+        color = ink.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative", depth=16)
+        alpha = _scaled(array(whole[4]), orientation, scale) if header.has_alpha else None
+        return _scaled(array(color), orientation, SCALE["uint16"]), alpha
+    stored = array(image)
+    if header.format == "heif" and header.depth == "uint16":  # libvips moves the bits to the top
+        stored, scale = stored >> (16 - bits), 2**bits - 1
+    colors = stored.shape[2] - header.has_alpha
+    alpha = _scaled(stored[..., colors:], orientation, scale) if header.has_alpha else None
+    return _scaled(stored[..., :colors], orientation, scale), alpha
+
+
+def _scaled(stored: Array, orientation: int, scale: int) -> Tensor:
+    """(C, H, W) float32 from (H, W, C) samples: divided by `scale` and turned upright (EXIF 1 to 8)."""
+    if orientation in (2, 3, 6, 7):
+        stored = stored[:, ::-1] if orientation in (2, 3) else stored[::-1]
+    if orientation in (3, 4, 7, 8):
+        stored = stored[::-1] if orientation in (3, 4) else stored[:, ::-1]
+    if orientation >= 5:
+        stored = stored.swapaxes(0, 1)
+    height, width, channels = stored.shape
+    planes = np.empty((channels, height, width), np.float32)
+    for plane, band in zip(planes, np.moveaxis(stored, 2, 0), strict=True):
+        np.divide(band, scale, out=plane, dtype=np.float32, casting="same_kind")
+    return torch.from_numpy(planes)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _check_floats(pixels: Tensor, alpha: Tensor | None, name: str) -> None:
+    if not bool(torch.isfinite(pixels).all()) or (
+        alpha is not None and not bool(torch.isfinite(alpha).all())
+    ):
+        raise UnsupportedImageError(
+            f"{name} has NaN or infinite samples; expected numbers from 0 to 1. Replace them first."
+        )
+    if float((pixels > 1).float().mean()) > 0.5:
+        raise UnsupportedImageError(
+            f"{name} has more than half of its float samples above 1 (up to {float(pixels.max()):.4g}); "
+            "expected a scale from 0 to 1. Divide by the white level first."
+        )
+
+
+def _count(pixels: int) -> str:
+    for unit, name in ((10**9, "Gpx"), (10**6, "Mpx")):
+        if pixels >= unit:
+            return f"{pixels / unit:.3g} {name}"
+    return f"{pixels:,} px"
+
+
+def _unreadable(name: str, file_format: str, error: Exception) -> UnreadableImageError:
+    """libvips' many lines as one clause; the last is the most particular."""
+    lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+    detail = f" ({lines[-1]})" if lines else ""
+    title = FORMATS[file_format].title
+    return UnreadableImageError(
+        f"{name} begins as {title} but is cut short or damaged{detail}. Get the file again."
+    )

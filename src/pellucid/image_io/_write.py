@@ -1,0 +1,293 @@
+"""`ImageBuffer` to files and bytes; a file appears under its name only when it is complete."""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pellucid.errors import InputError, OutputExistsError, UnsupportedImageError
+from pellucid.image import ImageBuffer, SampleFormat, Source
+from pellucid.image_io import _exif as exif
+from pellucid.image_io._color import RAMP, fits, tone_curve
+from pellucid.image_io._formats import (
+    BITS,
+    BY_SUFFIX,
+    FORMATS,
+    IMAGE_SUFFIXES,
+    Array,
+    PathLike,
+    reason,
+    vips,
+    vips_image,
+)
+from pellucid.image_io._read import opened
+
+# libvips' flags; the others are XMP, IPTC and ICC.
+_KEEP_EXIF, _KEEP_OTHERS = 1, 2 | 4 | 8
+
+
+def encode_image(image: ImageBuffer, suffix: str, *, quality: int | None = None) -> bytes:
+    """The bytes of a picture file.
+
+    Args:
+        image: what `read_image` or `decode_image` gave, or with other pixels.
+        suffix: one of `IMAGE_SUFFIXES`. Depth and gray are kept where the format holds them.
+        quality: 1 to 100 for JPEG, WebP and AVIF; 100 means lossless for the last two. By default 95 (AVIF
+            90), and lossless for what was read from a lossless WebP.
+
+    Raises:
+        UnsupportedImageError: an unknown suffix, or the format can't hold this picture (alpha, size).
+        InputError: a quality out of range, or NaN among the pixels.
+    """
+    return _encode(image, _target_format(f"a {suffix} file", suffix), f"a {suffix} file", quality)
+
+
+def write_image(
+    image: ImageBuffer, path: PathLike, *, overwrite: bool = False, quality: int | None = None
+) -> Path:
+    """Write a picture file; it appears under its name only when it is complete.
+
+    Args:
+        image: what `read_image` gave, or with other pixels.
+        path: the target; its suffix names the format.
+        overwrite: replace an existing file. Otherwise none is touched, even if it appears meanwhile.
+        quality: as in `encode_image`.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputExistsError: the target exists.
+        UnsupportedImageError: an unknown suffix, or the format can't hold this picture (alpha, size).
+        InputError: the folder is missing or can't be written to, or the disk is full.
+    """
+    path = Path(path)
+    file_format = _target_format(str(path), path.suffix)
+    with _writable(path, overwrite):
+        _write_atomically(_encode(image, file_format, str(path), quality), path, overwrite)
+    return path
+
+
+def copy_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> Path:
+    """Copy a file's bytes as they are, with the guarantees of `write_image`.
+
+    Raises:
+        UnreadableImageError: the source is missing or can't be read.
+        OutputExistsError, InputError: as in `write_image`.
+    """
+    path = Path(path)
+    with opened(source) as stream:
+        data = stream.read()
+    with _writable(path, overwrite):
+        _write_atomically(data, path, overwrite)
+    return path
+
+
+@contextlib.contextmanager
+def _writable(path: Path, overwrite: bool) -> Generator[None]:
+    """Refuse a hopeless target before any work is done; give the system's refusals one sentence."""
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"{path} can't be written: there is no folder {path.parent}. Create it first.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; expected the name of a file to write. Add one.")
+        if not overwrite and os.path.lexists(path):
+            raise _exists(path)
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} can't be written: {reason(error)}. Free some space or choose another folder."
+        ) from error
+
+
+def _target_format(what: str, suffix: str) -> str:
+    try:
+        return BY_SUFFIX[suffix.lower()]
+    except KeyError:
+        raise UnsupportedImageError(
+            f"{what} can't be written: {suffix or 'no suffix'!s} names no known format. "
+            f"Choose one of {', '.join(IMAGE_SUFFIXES)}."
+        ) from None
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(
+        f"{path} exists already and was left alone. Choose another name or pass --overwrite."
+    )
+
+
+def _write_atomically(data: bytes, path: Path, overwrite: bool) -> None:
+    temporary = path.with_name(f".pellucid-{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _claim(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    """Give the file its name, unless the name is taken: unlike renaming, linking never replaces."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK):
+            raise
+        # A file system without links (FAT, some network shares): take the name with an empty file.
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            raise _exists(path) from None
+        try:
+            temporary.replace(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _encode(image: ImageBuffer, file_format: str, what: str, quality: int | None) -> bytes:
+    target, source = FORMATS[file_format], image.source
+    if quality is not None and not 1 <= quality <= 100:
+        raise InputError(f"quality is {quality}; expected 1 to 100.")
+    if image.alpha is not None and not target.alpha:
+        raise UnsupportedImageError(
+            f"{what} can't be written: {target.title} holds no transparency and the picture has some. "
+            "Write .png, .tif, .webp or .avif."
+        )
+    if max(image.height, image.width) > target.max_side:
+        raise UnsupportedImageError(
+            f"{what} can't be written: the picture is {image.width:,} x {image.height:,} pixels and "
+            f"{target.title} holds at most {target.max_side:,} a side. Write .tif or .png."
+        )
+    depth = source.depth if source.depth in target.depths else target.depths[-1]
+    gray = source.mode == "gray" and target.gray
+    bits = BITS[depth]
+    if file_format == "heif" and depth == "uint16":
+        bits = source.bits if source.bits in (10, 12) else 12
+    icc = source.icc if fits(source.icc, "gray" if gray else "rgb") else None
+    pyvips = vips()
+    picture = vips_image(_interleaved(image, depth, bits, gray, tone_curve(icc)), gray)
+    if source.dots_per_mm is not None:
+        picture = picture.copy(xres=source.dots_per_mm[0], yres=source.dots_per_mm[1])
+    picture.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
+    for name, blob in (
+        ("icc-profile-data", icc),
+        ("xmp-data", source.xmp),
+        # JPEG wraps IPTC in Photoshop's resources, TIFF doesn't: a block is only at home in its own format.
+        ("iptc-data", source.iptc if file_format == source.format == "jpeg" else None),
+        # AVIF's boxes point at each other, so there EXIF has to go through libvips.
+        ("exif-data", exif.MARK + source.exif if source.exif and file_format == "heif" else None),
+    ):
+        if blob is not None:
+            picture.set_type(pyvips.GValue.blob_type, name, blob)
+    keep = _KEEP_OTHERS | (_KEEP_EXIF if file_format == "heif" and source.exif else 0)
+    try:
+        data: bytes = getattr(picture, f"{file_format}save_buffer")(
+            keep=keep, **_options(file_format, picture, bits, quality, source)
+        )
+    except pyvips.Error as error:
+        detail = str(error).strip().splitlines()[-1].strip()
+        raise InputError(
+            f"{what} can't be encoded as {target.title} ({detail}). Try another format."
+        ) from error
+    if source.dots_per_mm is None:
+        data = _without_resolution(data, file_format)
+    iptc = source.iptc if file_format == source.format else None
+    if file_format == "tiff" and (source.exif or iptc):
+        data = exif.embed_in_tiff(data, source.exif, iptc)
+    elif source.exif and file_format != "heif":
+        data = exif.embed(data, file_format, source.exif, (image.width, image.height))
+    return data
+
+
+def _options(
+    file_format: str, picture: Any, bits: int, quality: int | None, source: Source
+) -> dict[str, Any]:
+    """libvips' arguments for the writer of a format."""
+    lossless = quality == 100 or (quality is None and file_format == "webp" and source.lossless)
+    match file_format:
+        case "jpeg":
+            quality = quality or 95
+            return {
+                "Q": quality,
+                "subsample_mode": "off" if quality >= 90 else "auto",
+                "optimize_coding": True,
+            }
+        case "png":
+            return {"compression": 6, "filter": "all"}
+        case "tiff":
+            samples: int = picture.width * picture.height * picture.bands
+            return {
+                "compression": "deflate",
+                "predictor": "float" if picture.format == "float" else "horizontal",
+                "resunit": "inch",
+                "bigtiff": samples * bits > 8 * 3_500_000_000,  # plain TIFF ends at 4 GB
+            }
+        case "webp":
+            # exact: keep the color under transparency
+            return {"Q": quality or 95, "lossless": lossless, "exact": True, "alpha_q": 100}
+        case _:
+            return {
+                "Q": quality or 90,
+                "lossless": lossless,
+                "bitdepth": bits,
+                "compression": "av1",
+                "subsample_mode": "off",
+            }
+
+
+def _interleaved(
+    image: ImageBuffer, depth: SampleFormat, bits: int, gray: bool, curve: Array | None
+) -> Array:
+    """(H, W, C) samples as they are stored."""
+    pixels = image.pixels.detach().cpu()
+    alpha = None if image.alpha is None else image.alpha.detach().cpu()
+    hidden = image.source.hidden
+    if hidden is not None and alpha is not None:
+        under = alpha[0] == 0
+        if int(under.sum()) == hidden.shape[1]:
+            pixels = pixels.clone()
+            pixels[:, under] = hidden
+    if not bool(torch.isfinite(pixels).all()):
+        raise InputError("The picture to write has NaN or infinite pixels; expected numbers from 0 to 1.")
+    if gray:
+        # Rec. 709 weights, written as differences so that equal channels come back exactly.
+        red, green, blue = pixels
+        pixels = (red + (0.7152 * (green - red) + 0.0722 * (blue - red)))[None]
+    colors = pixels.shape[0]
+    stored = np.empty((image.height, image.width, colors + (alpha is not None)), depth)
+    for channel, plane in enumerate([*pixels, *(() if alpha is None else alpha)]):
+        values: Array = plane.clamp(0, 1).numpy()
+        if curve is not None and channel < colors:
+            values = np.interp(values, curve, RAMP)
+        if depth == "float32":
+            stored[..., channel] = values
+        else:
+            stored[..., channel] = np.rint(values * (2**bits - 1))
+    return stored << (16 - bits) if depth == "uint16" and bits < 16 else stored
+
+
+def _without_resolution(data: bytes, file_format: str) -> bytes:
+    """libvips states 25.4 dots per inch where nothing is known; layout programs would believe it."""
+    if file_format == "jpeg" and data[6:11] == b"JFIF\0":
+        return data[:13] + b"\0\0\1\0\1" + data[18:]
+    if file_format == "png" and (start := data.find(b"pHYs", 33, data.find(b"IDAT"))) > 0:
+        return data[: start - 4] + data[start + 17 :]  # length 4, name 4, payload 9, checksum 4
+    if file_format == "tiff" and data[2:4] in (b"*\0", b"\0*"):
+        edited = bytearray(data)
+        exif.set_tag(edited, exif.RESOLUTION_UNIT, 1)
+        return bytes(edited)
+    return data

@@ -1,0 +1,394 @@
+"""DaAIR: one blind network for all degradations, by low-rank experts with routing.
+
+Paper: Zamfir et al., "Efficient Degradation-aware Any Image Restoration", arXiv 2405.15475 (no code
+released). A four-level U-Net of transformer blocks. Before each attention stands a degradation-aware learner
+(DaLe): an agnostic low-rank expert, seen by every picture, is multiplied with one of n specialized experts,
+chosen per picture by a router. In the decoder a controller expert joins, whose weights are a moving average
+of the encoder's agnostic expert ("parameter update", the red arrow of the figure); attention there crosses
+from the learner to the controller.
+
+What the paper's figure leaves open is a field of the configuration, with the reason for its default beside
+it. `daair` is the paper's size; `daair_s` is ours for laptops: a half-resolution grid and cheap relatives of
+the attention and feed-forward blocks, since at full resolution elementwise traffic, not arithmetic, takes the
+time.
+
+Legend: B batch, C channels, H and W height and width, n experts, R rank.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pellucid.layers import (
+    Downsample,
+    GatedFeedForward,
+    LayerNorm2d,
+    TransposedAttention,
+    Upsample,
+    channel_attention_scores,
+    split_heads,
+)
+from pellucid.models._spec import ModelSpec
+
+PAPER = "arXiv 2405.15475"
+
+
+@dataclass(frozen=True)
+class DaAIRConfig:
+    """The numbers of one DaAIR network; defaults are the paper's size with five experts."""
+
+    dim: int = 24  # the free knob: 24 lands on the paper's "6M"
+    encoder_blocks: tuple[int, ...] = (4, 6, 6, 8)  # the last level is the bottleneck
+    decoder_blocks: tuple[int, ...] = (4, 6, 6)  # mirrors the encoder, so each controller has its own source
+    num_heads: tuple[int, ...] = (1, 2, 4, 8)
+    ffn_expansion: float = 2.0
+    num_experts: int = 5  # one per degradation of the training mix; no label ties them together
+    rank: int = 16  # constant over levels: not printed in the paper
+    kernel_size: int = 3  # of the experts' depthwise convolution ("k x k" in the figure)
+    controller_momentum: float = 0.999  # horizon of 1,000 steps
+    inner_residual: bool = True  # without it attention sees only R channels; false is the literal figure
+    query: Literal["learner", "controller"] = "learner"  # which side asks in the cross-attention
+    mixer: Literal["attention", "gated_convolution"] = "attention"  # the latter is ours, for CPUs
+    grid: int = 1  # 2 works on the half-resolution grid (PixelUnshuffle before the stem)
+
+
+class LowRankExperts(nn.Module):
+    """`num_experts` experts of one design, their weights stacked; each sample is given one of them.
+
+    An expert reduces C to R channels, expands to a gate and a value of R each, and returns
+    `mix(depthwise(gate) * value)` in rank space, (B, R, H, W).
+    """
+
+    def __init__(self, dim: int, rank: int, num_experts: int, kernel_size: int) -> None:
+        super().__init__()
+        self.reduce = nn.Parameter(torch.empty(num_experts, rank, dim))
+        self.expand = nn.Parameter(torch.empty(num_experts, 2 * rank, rank))
+        self.depthwise = nn.Parameter(torch.empty(num_experts, rank, kernel_size, kernel_size))
+        self.mix = nn.Parameter(torch.empty(num_experts, rank, rank))
+        for weight, fan_in in (
+            (self.reduce, dim),
+            (self.expand, rank),
+            (self.depthwise, kernel_size**2),
+            (self.mix, rank),
+        ):
+            # Variance-preserving: two experts are multiplied, and the usual third of the variance per layer
+            # would leave a product, and gradients, far below Adam's epsilon; the learner would never wake.
+            bound = math.sqrt(3 / fan_in)
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        # Nothing stands between reduce and expand, so they are one small product per sample.
+        project = self.expand[index] @ self.reduce[index]  # (B, 2R, C)
+        # Pixels first: the gradient then comes back in the trunk's channels_last memory.
+        projected = x.permute(0, 2, 3, 1).flatten(1, 2) @ project.transpose(1, 2)  # (B, H*W, 2R)
+        gate, value = F.gelu(projected.transpose(1, 2).contiguous()).chunk(2, dim=1)  # (B, R, H*W)
+        depthwise = self.depthwise[index].flatten(0, 1).unsqueeze(1)  # (B*R, 1, k, k)
+        gate = F.conv2d(
+            gate.reshape(1, -1, h, w), depthwise, padding=depthwise.shape[-1] // 2, groups=depthwise.shape[0]
+        )
+        return (self.mix[index] @ (gate.reshape(b, -1, h * w) * value)).unflatten(2, (h, w))  # (B, R, H, W)
+
+
+class Router(nn.Module):
+    """Chooses one of n experts for each picture, from the mean of its features."""
+
+    def __init__(self, dim: int, num_experts: int) -> None:
+        super().__init__()
+        self.noise_std = 1 / num_experts
+        self.linear = nn.Linear(dim, num_experts, bias=False)
+
+    def forward(self, x: Tensor, balance: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+        """The experts' indices (B,) and gates (B,); in training (`balance` given) with noise and its loss."""
+        with torch.autocast(x.device.type, enabled=False):  # a rounded logit may choose another expert
+            mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # (B, C)
+            clean = F.linear(mean, self.linear.weight.to(mean.dtype))  # (B, n)
+            logits = clean
+            if balance is not None:
+                logits = clean + torch.randn_like(clean) * self.noise_std
+                balance.append(balance_loss(clean, logits, self.noise_std))
+            gate, index = logits.softmax(dim=-1).max(dim=-1)
+        return index, gate
+
+
+def balance_loss(clean: Tensor, noisy: Tensor, noise_std: float) -> Tensor:
+    """Half the squared variation of the experts' importance, half that of their load (V-MoE's pair).
+
+    Args:
+        clean: (B, n) router logits.
+        noisy: the same with the noise that decided.
+        noise_std: standard deviation of that noise.
+    """
+    importance = clean.softmax(dim=-1).sum(0)  # (n,)
+    threshold = noisy.max(dim=-1, keepdim=True).values  # top-1
+    load = (1 - torch.special.ndtr((threshold - clean) / noise_std)).mean(0)  # chance to win with new noise
+    return 0.5 * _squared_variation(importance) + 0.5 * _squared_variation(load)
+
+
+def _squared_variation(x: Tensor) -> Tensor:
+    return (x.std() / x.mean().clamp_min(1e-6)) ** 2
+
+
+class DegradationAwareLearner(nn.Module):
+    """DaLe: a routed expert times the agnostic expert in rank space, projected back to C channels."""
+
+    def __init__(self, dim: int, rank: int, num_experts: int, kernel_size: int, inner_residual: bool) -> None:
+        super().__init__()
+        self.inner_residual = inner_residual
+        self.router = Router(dim, num_experts)
+        self.agnostic = LowRankExperts(dim, rank, 1, kernel_size)
+        self.specialized = LowRankExperts(dim, rank, num_experts, kernel_size)
+        self.project = RankProjection(rank, dim)
+
+    def forward(self, x: Tensor, balance: list[Tensor] | None) -> Tensor:
+        index, gate = self.router(x, balance)  # (B,), (B,)
+        agnostic = self.agnostic(x, torch.zeros_like(index))  # (B, R, H, W)
+        specialized = self.specialized(x, index) * gate.to(agnostic.dtype)[:, None, None, None]
+        learned = self.project(specialized * agnostic)  # (B, C, H, W)
+        return x + learned if self.inner_residual else learned
+
+
+class RankProjection(nn.Module):
+    """(B, R, H, W) to (B, C, H, W), one linear map per pixel.
+
+    It starts at zero: products of three random branches are no help to the first steps.
+    """
+
+    def __init__(self, rank: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Pixels first, so that the result lies in memory as channels_last, like the trunk it joins.
+        return (x.flatten(2).transpose(1, 2) @ self.weight.T).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Controller(nn.Module):
+    """An expert without gradient, whose weights follow an agnostic expert of the encoder."""
+
+    def __init__(self, dim: int, rank: int, kernel_size: int, inner_residual: bool) -> None:
+        super().__init__()
+        self.inner_residual = inner_residual
+        self.expert = LowRankExperts(dim, rank, 1, kernel_size).requires_grad_(False)
+        self.project = RankProjection(rank, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+        control = self.project(self.expert(x, index))
+        return x + control if self.inner_residual else control
+
+    @torch.no_grad()
+    def follow(self, agnostic: LowRankExperts, momentum: float) -> None:
+        """Move towards `agnostic`: momentum 0 copies it."""
+        for own, source in zip(self.expert.parameters(), agnostic.parameters(), strict=True):
+            own.lerp_(source, 1 - momentum)
+
+
+class CrossAttention(nn.Module):
+    """Transposed attention whose query comes from one embedding, key and value from another."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.query = nn.Conv2d(dim, dim, 1, bias=False)
+        self.query_depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.key_value = nn.Conv2d(dim, dim * 2, 1, bias=False)
+        self.key_value_depthwise = nn.Conv2d(dim * 2, dim * 2, 3, padding=1, groups=dim * 2, bias=False)
+        self.project_out = nn.Conv2d(dim, dim, 1, bias=False)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        query = split_heads(self.query_depthwise(self.query(x)), self.num_heads)  # (B, h, c, H*W)
+        key, value = (
+            split_heads(part, self.num_heads)
+            for part in self.key_value_depthwise(self.key_value(source)).chunk(2, dim=1)
+        )
+        attention = channel_attention_scores(query, key, self.temperature).softmax(dim=-1)  # (B, h, c, c)
+        return self.project_out((attention @ value).reshape(x.shape))
+
+
+class GatedConvolution(nn.Module):
+    """The cheap relative of (cross-)attention: a gate times a value, then a weight per channel and picture.
+
+    The gate is made from `x`, the value from `source`; both are the same in an encoder block.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(dim, dim, 1)
+        self.gate_depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.value = nn.Conv2d(dim, dim, 1)
+        self.value_depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.channel_weight = nn.Conv2d(dim, dim, 1)
+        self.project_out = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        mixed = self.gate_depthwise(self.gate(x)) * self.value_depthwise(self.value(source))  # (B, C, H, W)
+        return self.project_out(mixed * self.channel_weight(mixed.mean((2, 3), keepdim=True)))
+
+
+class SelfGatedConvolution(nn.Module):
+    """`GatedConvolution` of one embedding: gate and value in one convolution."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gate_value = nn.Conv2d(dim, dim * 2, 1)
+        self.depthwise = nn.Conv2d(dim * 2, dim * 2, 3, padding=1, groups=dim * 2)
+        self.channel_weight = nn.Conv2d(dim, dim, 1)
+        self.project_out = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.depthwise(self.gate_value(x)).chunk(2, dim=1)
+        mixed = gate * value  # (B, C, H, W)
+        return self.project_out(mixed * self.channel_weight(mixed.mean((2, 3), keepdim=True)))
+
+
+class PlainGateFeedForward(nn.Module):
+    """The cheap relative of the gated feed-forward: no depthwise convolution, no activation but the gate."""
+
+    def __init__(self, dim: int, expansion: float) -> None:
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.project_in = nn.Conv2d(dim, hidden * 2, 1)
+        self.project_out = nn.Conv2d(hidden, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.project_in(x).chunk(2, dim=1)
+        return self.project_out(gate * value)
+
+
+class EncoderBlock(nn.Module):
+    """Norm, learner, self-attention; norm, feed-forward; a residual around each half."""
+
+    def __init__(self, config: DaAIRConfig, level: int) -> None:
+        super().__init__()
+        dim, cheap = config.dim * 2**level, config.mixer == "gated_convolution"
+        self.norm1 = LayerNorm2d(dim)
+        self.learner = DegradationAwareLearner(
+            dim, config.rank, config.num_experts, config.kernel_size, config.inner_residual
+        )
+        self.attention = (
+            SelfGatedConvolution(dim) if cheap else TransposedAttention(dim, config.num_heads[level])
+        )
+        self.norm2 = LayerNorm2d(dim)
+        self.ffn = (PlainGateFeedForward if cheap else GatedFeedForward)(dim, config.ffn_expansion)
+
+    def forward(self, x: Tensor, balance: list[Tensor] | None) -> Tensor:
+        x = x + self.attention(self.learner(self.norm1(x), balance))
+        return x + self.ffn(self.norm2(x))
+
+
+class DecoderBlock(nn.Module):
+    """Norm, learner and controller, cross-attention; norm, feed-forward; a residual around each half."""
+
+    def __init__(self, config: DaAIRConfig, level: int) -> None:
+        super().__init__()
+        dim, cheap = config.dim * 2**level, config.mixer == "gated_convolution"
+        self.query_from_learner = config.query == "learner"
+        self.norm1 = LayerNorm2d(dim)
+        self.learner = DegradationAwareLearner(
+            dim, config.rank, config.num_experts, config.kernel_size, config.inner_residual
+        )
+        self.controller = Controller(dim, config.rank, config.kernel_size, config.inner_residual)
+        self.attention = GatedConvolution(dim) if cheap else CrossAttention(dim, config.num_heads[level])
+        self.norm2 = LayerNorm2d(dim)
+        self.ffn = (PlainGateFeedForward if cheap else GatedFeedForward)(dim, config.ffn_expansion)
+
+    def forward(self, x: Tensor, balance: list[Tensor] | None) -> Tensor:
+        normed = self.norm1(x)
+        learned, control = self.learner(normed, balance), self.controller(normed)
+        x = x + (
+            self.attention(learned, control) if self.query_from_learner else self.attention(control, learned)
+        )
+        return x + self.ffn(self.norm2(x))
+
+
+class DaAIR(nn.Module):
+    """The network. `forward` restores; `forward_train` also gives the balance loss; `after_step` moves the
+    controllers and is called after each optimizer step.
+    """
+
+    def __init__(self, config: DaAIRConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims = [config.dim * 2**level for level in range(len(config.encoder_blocks))]
+        colors, cheap = 3 * config.grid**2, config.mixer == "gated_convolution"
+        up_kernel = 1 if cheap else 3  # with 3 they would be a third of the small network's arithmetic
+        self.stem = nn.Conv2d(colors, config.dim, 3, padding=1, bias=False)
+        self.encoder = nn.ModuleList(
+            nn.ModuleList(EncoderBlock(config, level) for _ in range(count))
+            for level, count in enumerate(config.encoder_blocks)
+        )
+        self.down = nn.ModuleList(Downsample(dim) for dim in dims[:-1])
+        self.up = nn.ModuleList(Upsample(dim, up_kernel) for dim in dims[1:])
+        self.fuse = nn.ModuleList(nn.Conv2d(dim * 2, dim, 1, bias=False) for dim in dims[:-1])
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(DecoderBlock(config, level) for _ in range(count))
+            for level, count in enumerate(config.decoder_blocks)
+        )
+        self.head = nn.Conv2d(config.dim, colors, 3, padding=1, bias=False)
+        if cheap:
+            nn.init.zeros_(self.head.weight)  # starts as the identity, which short trainings reward
+        self._follow(momentum=0.0)
+
+    def forward(self, degraded: Tensor) -> Tensor:
+        """The restored picture, not clamped.
+
+        Args:
+            degraded: (B, 3, H, W) in [0, 1]; H and W multiples of `8 * config.grid`.
+        """
+        return self._restore(degraded, None)
+
+    def forward_train(self, degraded: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The restored picture with noisy routing, and `{"balance": loss}`, the mean over all learners."""
+        balance: list[Tensor] = []
+        restored = self._restore(degraded, balance)
+        return restored, {"balance": torch.stack(balance).mean()}
+
+    def _restore(self, degraded: Tensor, balance: list[Tensor] | None) -> Tensor:
+        grid = self.config.grid
+        x = self.stem(F.pixel_unshuffle(degraded, grid) if grid > 1 else degraded)  # (B, C, H, W) on the grid
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.encoder):
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, balance)  # (B, C * 2^level, H / 2^level, W / 2^level)
+            if level < len(self.down):
+                skips.append(x)
+                x = self.down[level](x)
+        for level in reversed(range(len(self.decoder))):
+            x = self.fuse[level](torch.cat([self.up[level](x), skips[level]], dim=1))
+            for block in self.decoder[level]:  # type: ignore[attr-defined]
+                x = block(x, balance)
+        x = self.head(x)  # (B, 3 * grid^2, H, W) on the grid
+        return degraded + (F.pixel_shuffle(x, grid) if grid > 1 else x)
+
+    def after_step(self) -> None:
+        """Let each controller follow its encoder block's agnostic expert by one step of the average."""
+        self._follow(self.config.controller_momentum)
+
+    def _follow(self, momentum: float) -> None:
+        for encoder_blocks, decoder_blocks in zip(self.encoder, self.decoder, strict=False):
+            # Block feeds block of the same place; a shorter decoder level takes the encoder's last ones.
+            sources = list(encoder_blocks)[-len(decoder_blocks) :]  # type: ignore[arg-type]
+            for source, block in zip(sources, decoder_blocks, strict=True):  # type: ignore[arg-type]
+                block.controller.follow(source.learner.agnostic, momentum)
+
+
+SMALL = DaAIRConfig(
+    dim=32,
+    encoder_blocks=(1, 2, 4, 2),
+    decoder_blocks=(1, 2, 2),
+    ffn_expansion=1.0,
+    rank=8,
+    mixer="gated_convolution",
+    grid=2,
+)
+
+SPECS = (
+    ModelSpec("daair", DaAIRConfig(), DaAIR, PAPER, guided=False, multiple_of=8, parameters=6_228_672),
+    ModelSpec("daair_s", SMALL, DaAIR, PAPER, guided=False, multiple_of=16, parameters=2_230_728),
+)

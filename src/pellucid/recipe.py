@@ -1,0 +1,202 @@
+"""A recipe: everything that makes a training repeatable, in one TOML file.
+
+The check is strict and reports all faults together. It is our own, since a machine that trains may lack all
+packages but those of training.
+"""
+
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pellucid.data import SOURCES, Task
+from pellucid.errors import RecipeError, UnknownNameError
+from pellucid.registry import unknown_name
+
+KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "clean")
+# The loop saves no gradient scaler, so float16 is not among them.
+PRECISIONS = ("32-true", "bf16-mixed")
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("patch", "batch", "steps", "learning_rate", "clip_norm"), lambda v: v > 0, "above zero"),
+    (("final_learning_rate", "warmup_steps", "weight_decay"), lambda v: v >= 0, "zero or more"),
+    (("fourier_weight", "balance_weight"), lambda v: v >= 0, "zero or more"),
+    (("seed",), lambda v: 0 <= v < 2**63, "zero or more, below 2^63"),
+    (("ema_decay",), lambda v: 0 <= v < 1, "zero or more, below one"),
+    (("betas",), lambda v: all(0 <= beta < 1 for beta in v), "two values of zero or more, below one"),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Attributes:
+        name: name of the weights it makes.
+        model: structure, known to `pellucid.models`.
+        tasks: the mix.
+        seed: of weights, crops and degradations.
+        patch: side of the square crops, in pixels.
+        batch: crops per step.
+        steps: length in optimizer steps; a wall-clock budget (`--minutes`) replaces it.
+        learning_rate: peak, after the warm-up.
+        final_learning_rate: at the end of the cosine.
+        warmup_steps: linear, from zero.
+        betas, weight_decay: of AdamW.
+        clip_norm: gradients are scaled down to this global norm.
+        ema_decay: of the averaged weights, which are the ones kept.
+        fourier_weight, balance_weight: beside L1 with weight 1.
+        precision: one of `PRECISIONS`, Lightning Fabric's words.
+    """
+
+    name: str
+    model: str
+    tasks: tuple[Task, ...]
+    seed: int = 0
+    patch: int = 128
+    batch: int = 8
+    steps: int = 100_000
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-6
+    warmup_steps: int = 200
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    fourier_weight: float = 0.1
+    balance_weight: float = 0.01
+    precision: str = "bf16-mixed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a checkpoint's provenance holds them."""
+        return asdict(self)
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes inside the package."""
+    folder = resources.files("pellucid") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe by its shipped name, or from a .toml file.
+
+    Raises:
+        UnknownNameError: neither a shipped name nor a file.
+        RecipeError: every fault of the recipe, in one message.
+    """
+    try:
+        if name_or_path in shipped_recipes():
+            file = resources.files("pellucid") / "recipes" / f"{name_or_path}.toml"
+        elif not (file := Path(name_or_path)).is_file():
+            raise UnknownNameError(unknown_name("recipe", name_or_path, shipped_recipes()))
+        values = tomllib.loads(file.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name_or_path} is not valid TOML: {error}. Correct that line.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name_or_path} can't be read: {error}. Give a TOML file in UTF-8.") from error
+    return parse_recipe(values, name_or_path)
+
+
+def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
+    """A recipe from plain values, as TOML gives them; `origin` is named in the message of an error.
+
+    Raises:
+        RecipeError: every fault of the recipe, in one message.
+    """
+    faults: list[str] = []
+    good = _fitting(Recipe, values, "", faults)
+    tables: list[Any] | None = good.pop("tasks", None)
+    tasks = [_fitting(Task, table, f"tasks.{i}: ", faults) for i, table in enumerate(tables or [])]
+    faults += _recipe_faults(good)
+    for i, task in enumerate(tasks):
+        faults += [f"tasks.{i}: {fault}" for fault in _task_faults(task)]
+    if tables is not None and not any(task.get("weight", 1) > 0 for task in tasks):
+        faults.append("tasks: at least one task with a weight above zero is needed")
+    if faults:
+        listing = "".join(f"\n  - {fault}" for fault in faults)
+        raise RecipeError(f"{origin} has {len(faults)} fault{'s' * (len(faults) > 1)}:{listing}")
+    return Recipe(**good, tasks=tuple(Task(**task) for task in tasks))
+
+
+def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, Any]:
+    """Those of `values` that fit the fields of the dataclass `of`; what is wrong goes to `faults`."""
+    if not isinstance(values, dict):
+        faults.append(f"{where}this is {values!r}; expected a table")
+        return {}
+    hints = get_type_hints(of)
+    good: dict[str, Any] = {}
+    faults += [where + unknown_name("key", str(key), list(hints)) for key in values if key not in hints]
+    for field in fields(of):
+        name, hint = field.name, hints[field.name]
+        if name not in values:
+            if field.default is MISSING:
+                faults.append(f"{where}{name} is missing")
+        elif _fits(values[name], hint):
+            listed = isinstance(values[name], list) and name != "tasks"
+            good[name] = tuple(values[name]) if listed else values[name]
+        else:
+            expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("pellucid.data.", "")
+            faults.append(f"{where}{name} is {values[name]!r}; expected {expected}")
+    return good
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from TOML has the type of a field; a table's inside is checked on its own."""
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, h) for h in get_args(hint))
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        if not isinstance(value, list):
+            return False
+        if inner[-1] is Ellipsis:
+            return inner[0] is Task or all(_fits(v, inner[0]) for v in value)
+        return len(value) == len(inner) and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint) and (hint is not int or not isinstance(value, bool))
+
+
+def _recipe_faults(good: dict[str, Any]) -> list[str]:
+    """What the values of a recipe say that can't be done."""
+    from pellucid import models
+
+    faults = [
+        f"{name} is {good[name]}; expected {expected}"
+        for names, allows, expected in _RANGES
+        for name in names
+        if name in good and not allows(good[name])
+    ]
+    if good.get("precision", PRECISIONS[0]) not in PRECISIONS:
+        faults.append(unknown_name("precision", good["precision"], list(PRECISIONS)))
+    if "model" in good:
+        if good["model"] not in models.names():
+            faults.append(unknown_name("model", good["model"], models.names()))
+        elif (patch := good.get("patch", Recipe.patch)) % models.get(good["model"]).multiple_of:
+            multiple = models.get(good["model"]).multiple_of
+            faults.append(f"patch is {patch}; {good['model']} needs a multiple of {multiple}")
+    return faults
+
+
+def _task_faults(task: dict[str, Any]) -> list[str]:
+    """What the values of one task say that can't be done."""
+    from pellucid import degradations
+
+    faults: list[str] = []
+    source, operator = task.get("source"), task.get("operator")
+    if source is not None and source not in SOURCES:
+        faults.append(unknown_name("source", source, list(SOURCES)))
+    if operator is not None and operator not in degradations.names():
+        faults.append(unknown_name("degradation", operator, degradations.names()))
+    if task.get("kind", KINDS[0]) not in KINDS:
+        faults.append(unknown_name("kind", task["kind"], list(KINDS)))
+    if task.get("weight", 0) < 0:
+        faults.append(f"the weight is {task['weight']}; expected zero or more")
+    if source == "depth" and operator != "haze":
+        faults.append("the source 'depth' serves the operator 'haze' alone")
+    if task.get("streaks") and operator != "rain_streaks":
+        faults.append("streaks serve the operator 'rain_streaks' alone")
+    return faults

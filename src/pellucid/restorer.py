@@ -1,0 +1,503 @@
+"""An image in, an image and a report out: the one type that command line, service and page hold.
+
+`load` gives a restorer by name or file. All are called alike: `restorer(image, diagnosis=..., strength=...)`.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pellucid import compute, models, weights
+from pellucid.arrays import array_from_image, image_from_array, image_from_tensor
+from pellucid.checkpoint import Checkpoint, hash_file
+from pellucid.compute import Precision, Probe
+from pellucid.errors import (
+    InputError,
+    MemoryBudgetError,
+    NonFiniteOutputError,
+    UnsupportedDtypeError,
+)
+from pellucid.image import ImageBuffer
+from pellucid.image_io import copy_image, read_image, write_image
+from pellucid.models import ModelSpec
+from pellucid.registry import unknown_name
+from pellucid.tiling import Span, TilePlan, plan_tiles, smallest_tile
+
+Picture = str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
+Progress = Callable[[int, int], None]  # called with (tiles done, tiles in all)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a restorer did to one picture; plain values, ready for JSON through `to_dict`.
+
+    Attributes:
+        model: name of weights or structure.
+        weights_sha256: of the weights' file, or none if they came from no file.
+        device: "cpu", "cuda", "mps".
+        precision: "float32" or "bf16" (autocast: sums and the last addition stay in float32).
+        tiles: how many pieces the picture was restored in; 0 if the network was not needed.
+        tile_size: (height, width) of a piece in pixels of the padded picture.
+        strength: 0 the input's own pixels, 1 the network's, linear between.
+        diagnosis: what a guided network was told, else none.
+        guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
+            smaller tiles were taken).
+        seconds: "read", "restore".
+    """
+
+    model: str
+    weights_sha256: str | None
+    device: str
+    precision: str
+    tiles: int
+    tile_size: tuple[int, int]
+    strength: float
+    diagnosis: str | None
+    guards: dict[str, bool]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A restored picture, and the report about it.
+
+    Attributes:
+        image: the restored picture; alpha and source are the input's.
+        report: what was done.
+        original: the input as it was given.
+
+    >>> import numpy as np
+    >>> from pellucid.restorer import IdentityRestorer
+    >>> restoration = IdentityRestorer()(np.full((2, 3), 7, np.uint8))
+    >>> restoration.array.tolist(), restoration.report.model
+    ([[7, 7, 7], [7, 7, 7]], 'identity')
+    """
+
+    image: ImageBuffer
+    report: Report
+    original: Picture
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The picture in layout and dtype of an array input; else in the depth of the file, (H, W, C)."""
+        if not isinstance(self.original, np.ndarray):
+            return array_from_image(self.image)
+        if self.report.strength == 0:
+            return self.original.copy()
+        array = array_from_image(self.image, self.original.dtype)
+        if self.image.alpha is not None:  # float64 would not survive the way through float32
+            array[..., 3] = self.original[..., 3]
+        return array
+
+    @property
+    def tensor(self) -> Tensor:
+        """(3, H, W) in [0, 1], on the device and in the dtype of a tensor input; else float32 on the CPU."""
+        if not isinstance(self.original, Tensor):
+            return self.image.pixels
+        if self.report.strength == 0:
+            return self.original.detach().clone()
+        return self.image.pixels.to(self.original.device, self.original.dtype)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the picture with everything its file had (depth, alpha, profile, metadata).
+
+        Strength 0 towards the same file format copies the file, since encoding anew could change pixels.
+
+        Raises:
+            InputError: the target exists and `overwrite` is false, or can't be written.
+        """
+        original = self.original
+        if self.report.strength == 0 and isinstance(original, (str, os.PathLike)):
+            source, target = Path(original), Path(path)
+            if _format(source) == _format(target):
+                copy_image(source, target, overwrite=overwrite)
+                return
+        write_image(self.image, path, overwrite=overwrite)
+
+
+class Restorer(Protocol):
+    """Anything that restores pictures."""
+
+    def __call__(
+        self,
+        image: Picture,
+        *,
+        diagnosis: str | None = None,
+        strength: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Restoration:
+        """Restore one picture of any size.
+
+        Args:
+            image: a path; an `ImageBuffer`; an array (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or
+                floating point in [0, 1]; or a tensor (3, H, W), floating point in [0, 1]. sRGB-encoded. Alpha
+                is kept.
+            diagnosis: for a guided network, the name of its prompt; blind networks take none.
+            strength: 0 gives the input's own pixels, bit by bit; 1 the network's; linear between.
+            progress: called with (tiles done, tiles in all) after each tile.
+
+        Raises:
+            InputError: a picture, a strength or a diagnosis that can't be used.
+            MemoryBudgetError: not even the smallest tile fits.
+            NonFiniteOutputError: the network gives NaN or infinity, in float32 too.
+        """
+        ...
+
+    def describe(self) -> Report:
+        """The report as it stands before any picture: model, device, precision."""
+        ...
+
+
+class IdentityRestorer:
+    """Gives every picture back as it is: for tests, and as the zero of a comparison.
+
+    >>> import torch
+    >>> picture = torch.rand(3, 5, 4)
+    >>> bool((IdentityRestorer()(picture).tensor == picture).all())
+    True
+    """
+
+    def __call__(
+        self,
+        image: Picture,
+        *,
+        diagnosis: str | None = None,
+        strength: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Restoration:
+        """See `Restorer`; a diagnosis is refused, since nothing could heed it."""
+        if diagnosis is not None:
+            raise InputError(_blind("identity", diagnosis))
+        start = time.perf_counter()
+        picture = _open(image)
+        report = dataclasses.replace(
+            self.describe(), strength=_checked(strength), seconds={"read": time.perf_counter() - start}
+        )
+        if progress is not None:
+            progress(1, 1)
+        return Restoration(picture, report, image)
+
+    def describe(self) -> Report:
+        """The report before any picture."""
+        return Report("identity", None, "cpu", "float32", 0, (0, 0), 1.0, None, {}, {})
+
+
+class TorchRestorer:
+    """A network of pellucid, run by torch.
+
+    Pictures are padded to the network's multiple (reflected, then replicated where too small), cut into
+    feathered tiles under the memory budget, and run in channels_last under `inference_mode`. Running out of
+    memory means smaller tiles.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        *,
+        name: str | None = None,
+        weights_sha256: str | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+        memory: int | None = None,
+    ) -> None:
+        """Wrap `network`, which is moved to the device and frozen.
+
+        Args:
+            network: built by `spec`.
+            spec: its structure.
+            name: for reports; default: the structure's.
+            weights_sha256: of the file that the weights come from.
+            device: "cuda", "mps" or "cpu"; default: the first of them that works.
+            precision: "float32" or "bf16"; default: bf16 where a probe finds it faster, and within half a
+                gray level (root mean square) of float32.
+            memory: bytes that a tile may take. Default: half of what is free, and on the CPU no tile beyond
+                one megapixel, since larger ones are slower.
+
+        Raises:
+            InputError: no such device, or memory below 1.
+            UnsupportedDtypeError: no such precision.
+        """
+        if precision is not None and precision not in compute.PRECISIONS:
+            raise UnsupportedDtypeError(
+                f"The precision {precision!r} is not known; expected one of {', '.join(compute.PRECISIONS)}. "
+                "Leave it out to choose."
+            )
+        if memory is not None and memory < 1:
+            raise InputError(
+                f"The memory given is {memory} bytes; expected at least 1. Leave it out to choose."
+            )
+        self.spec, self.name, self.weights_sha256, self.memory = (
+            spec,
+            name or spec.name,
+            weights_sha256,
+            memory,
+        )
+        self.device = compute.choose_device(device)
+        self.network = network.eval().requires_grad_(False).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._asked_precision: Precision | None = precision
+        self._probe: Probe | None = None
+
+    @property
+    def probe(self) -> Probe:
+        """What short runs on this device have shown; measured at first use, once per process and weights."""
+        if self._probe is None:
+            key = (self.weights_sha256, str(self.device), self._asked_precision, torch.get_num_threads())
+            if self.weights_sha256 is None or key not in _PROBES:
+                # 64 is the smallest side at which every stage of the networks has pixels to spare.
+                side = -(-64 // self.spec.multiple_of) * self.spec.multiple_of
+                _PROBES[key] = compute.probe_network(self._run, self.device, side, self._asked_precision)
+            self._probe = _PROBES[key]
+        return self._probe
+
+    def describe(self) -> Report:
+        """The report before any picture."""
+        precision = self.probe.precision
+        return Report(
+            self.name, self.weights_sha256, self.device.type, precision, 0, (0, 0), 1.0, None, {}, {}
+        )
+
+    def __call__(
+        self,
+        image: Picture,
+        *,
+        diagnosis: str | None = None,
+        strength: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Restoration:
+        """See `Restorer`."""
+        strength, prompt = _checked(strength), self._prompt(diagnosis)
+        report = dataclasses.replace(self.describe(), strength=strength, diagnosis=diagnosis)
+        start = time.perf_counter()
+        degraded = _open(image)
+        opened = time.perf_counter()
+        if strength == 0:
+            return Restoration(degraded, dataclasses.replace(report, seconds={"read": opened - start}), image)
+        restored, plan, guards = self._restore(degraded.pixels, prompt, progress)
+        pixels = torch.lerp(degraded.pixels, restored.clamp_(0, 1), strength).clamp_(0, 1)
+        report = dataclasses.replace(
+            report,
+            tiles=len(plan),
+            tile_size=(plan.tile_height, plan.tile_width),
+            guards=guards,
+            seconds={"read": opened - start, "restore": time.perf_counter() - opened},
+        )
+        return Restoration(dataclasses.replace(degraded, pixels=pixels), report, image)
+
+    def _prompt(self, diagnosis: str | None) -> int | None:
+        if not self.spec.guided:
+            if diagnosis is not None:
+                raise InputError(_blind(self.name, diagnosis))
+            return None
+        prompts = list(self.network.config.prompts)  # type: ignore[union-attr, arg-type]
+        if diagnosis is None:
+            raise InputError(
+                f"{self.name} is guided: it must be told what is wrong. "
+                f"Give one of its prompts, {', '.join(prompts)}, as diagnosis (--prompt)."
+            )
+        if diagnosis not in prompts:
+            raise InputError(unknown_name(f"prompt of {self.name}", diagnosis, prompts))
+        return prompts.index(diagnosis)
+
+    def _restore(
+        self, degraded: Tensor, prompt: int | None, progress: Progress | None
+    ) -> tuple[Tensor, TilePlan, dict[str, bool]]:
+        """The network's (3, H, W) for a (3, H, W), the plan that worked, and the guards' verdicts."""
+        _, height, width = degraded.shape
+        limit = self._tile_pixels()
+        budget, replanned = limit, False
+        while True:
+            plan = plan_tiles(height, width, multiple_of=self.spec.multiple_of, max_pixels=budget)
+            if plan is None:
+                raise MemoryBudgetError(self._no_room(height, width, limit, replanned))
+            try:
+                restored, redone = self._restore_tiles(degraded, plan, prompt, progress)
+                return restored, plan, {"redone_in_float32": redone, "replanned": replanned}
+            except (RuntimeError, MemoryError) as error:
+                if not compute.is_out_of_memory(error):
+                    raise
+            # Out here the traceback, and the tensors that its frames hold, are gone.
+            budget, replanned = plan.tile_height * plan.tile_width // 2, True
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _tile_pixels(self) -> int:
+        if self.memory is not None:
+            return int(self.memory / self.probe.bytes_per_pixel)
+        share = compute.free_memory(self.device) * compute.MEMORY_SHARE
+        pixels = int(share / self.probe.bytes_per_pixel)
+        return min(pixels, compute.CPU_TILE_PIXELS) if self.device.type == "cpu" else pixels
+
+    def _no_room(self, height: int, width: int, limit: int, replanned: bool) -> str:
+        sides = [min(side, smallest_tile(self.spec.multiple_of)) for side in (height, width)]
+        least = math.ceil(sides[0] * sides[1] * self.probe.bytes_per_pixel / 1e6)
+        given = math.floor(limit * self.probe.bytes_per_pixel / 1e6)
+        found = "more than the device could give" if replanned else f"the budget is {given:,} MB"
+        return (
+            f"A picture of {width:,} x {height:,} pixels needs tiles of at least {sides[1]} x {sides[0]}, "
+            f"for which {self.name} takes about {least:,} MB; {found}. "
+            "Raise it with --memory, free memory, or take a smaller model."
+        )
+
+    def _restore_tiles(
+        self, degraded: Tensor, plan: TilePlan, prompt: int | None, progress: Progress | None
+    ) -> tuple[Tensor, bool]:
+        height, width = degraded.shape[1:]
+        padded = pad_picture(degraded, plan.height, plan.width)
+        kept, redone = torch.zeros_like(padded), False
+        for done, tile in enumerate(plan, start=1):
+            rows, columns = tile.rows, tile.columns
+            read = padded[None, :, rows.start : rows.stop, columns.start : columns.stop]
+            restored, again = self._run_finite(read, prompt)  # (3, h, w)
+            redone |= again
+            weight = _weights(rows)[:, None] * _weights(columns)  # of the part that is kept
+            kept_rows, kept_columns = _kept(rows), _kept(columns)
+            part = restored[
+                :,
+                kept_rows.start - rows.start : kept_rows.stop - rows.start,
+                kept_columns.start - columns.start : kept_columns.stop - columns.start,
+            ]
+            kept[:, kept_rows, kept_columns] += part * weight
+            if progress is not None:
+                progress(done, len(plan))
+        return kept[:, :height, :width].contiguous(), redone
+
+    def _run_finite(self, read: Tensor, prompt: int | None) -> tuple[Tensor, bool]:
+        """The network's output for one tile, on the CPU, and whether it had to be redone in float32."""
+        precision, degraded = self.probe.precision, read.to(self.device)
+        restored = self._run(degraded, precision, prompt)[0].cpu()
+        if torch.isfinite(restored).all():
+            return restored, False
+        if precision != "float32":
+            restored = self._run(degraded, "float32", prompt)[0].cpu()
+            if torch.isfinite(restored).all():
+                return restored, True
+        raise NonFiniteOutputError(
+            f"{self.name} gives NaN or infinity for this picture in float32 too, so no result was kept. "
+            "Check the weights (pellucid doctor), or try another model."
+        )
+
+    @torch.inference_mode()
+    def _run(self, degraded: Tensor, precision: Precision, prompt: int | None = 0) -> Tensor:
+        """The network's output in float32 for (1, 3, h, w) on the device, sides being its multiples."""
+        arguments = [degraded.contiguous(memory_format=torch.channels_last)]
+        if self.spec.guided:
+            arguments.append(torch.tensor([prompt], device=self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return self.network(*arguments).float()
+
+
+_PROBES: dict[tuple[str | None, str, str | None, int], Probe] = {}
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = weights.DEFAULT,
+    *,
+    device: str | None = None,
+    precision: str | None = None,
+    memory: int | None = None,
+) -> TorchRestorer:
+    """A restorer by the name of its weights, or from a checkpoint file.
+
+    Args:
+        name_or_path: a name as in `pellucid models`, or a path to a `.safetensors` file of pellucid.
+        device: "cuda", "mps" or "cpu"; default: the first of them that works.
+        precision: "float32" or "bf16"; default: chosen by a probe.
+        memory: bytes that a tile may take; default: half of what is free.
+
+    Raises:
+        UnknownNameError: no such weights.
+        CheckpointError: a file that can't be used; HashMismatchError if embedded weights were altered.
+        InputError: no such device.
+
+    >>> load("nonsense")
+    Traceback (most recent call last):
+    pellucid.errors.UnknownNameError: There are no weights called 'nonsense'. ...
+    """
+    file = weights.find(name_or_path)
+    checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
+    return TorchRestorer(
+        checkpoint.build(),
+        models.get(checkpoint.model),
+        name=file.name,
+        weights_sha256=file.sha256 or hash_file(file.path),
+        device=device,
+        precision=precision,
+        memory=memory,
+    )
+
+
+def pad_picture(pixels: Tensor, height: int, width: int) -> Tensor:
+    """(C, H, W) grown to (C, height, width) downwards and to the right: reflected, then replicated."""
+    pixels = pixels[None]
+    for side, target in ((3, width), (2, height)):
+        missing = target - pixels.shape[side]
+        reflected = min(missing, pixels.shape[side] - 1)  # a reflection can't be longer than what it reflects
+        for amount, mode in ((reflected, "reflect"), (missing - reflected, "replicate")):
+            if amount:
+                pixels = F.pad(pixels, (0, amount, 0, 0) if side == 3 else (0, 0, 0, amount), mode=mode)
+    return pixels[0]
+
+
+def _kept(span: Span) -> slice:
+    return slice(span.fade_in[0], span.fade_out[1])
+
+
+def _weights(span: Span) -> Tensor:
+    """The weight of each kept pixel along one axis; with the neighbors' they sum to one."""
+
+    def ramp(fade: tuple[int, int]) -> Tensor:
+        length = fade[1] - fade[0]
+        return (torch.arange(length) + 0.5) / max(length, 1)
+
+    plateau = torch.ones(span.fade_out[0] - span.fade_in[1])
+    return torch.cat([ramp(span.fade_in), plateau, 1 - ramp(span.fade_out)])
+
+
+def _open(image: Picture) -> ImageBuffer:
+    if isinstance(image, ImageBuffer):
+        return image
+    if isinstance(image, np.ndarray):
+        return image_from_array(image)
+    if isinstance(image, Tensor):
+        return image_from_tensor(image)
+    if not isinstance(image, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"The picture is of type {type(image).__name__}; expected a path, an array, a tensor or an "
+            "ImageBuffer. Convert it first; pellucid.image_io.decode_image reads the bytes of a file."
+        )
+    return read_image(image)
+
+
+def _format(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
+
+
+def _checked(strength: float) -> float:
+    if not 0 <= strength <= 1:  # so written, NaN is refused too
+        raise InputError(f"The strength is {strength}; expected 0 (the input) to 1 (the network's result).")
+    return float(strength)
+
+
+def _blind(name: str, diagnosis: str) -> str:
+    return (
+        f"{name} is blind: it finds out itself and takes no diagnosis, but {diagnosis!r} was given. "
+        "Leave it out."
+    )

@@ -1,0 +1,444 @@
+"""The training loop, top to bottom.
+
+A run lives in one folder: `state.safetensors` (everything that `--resume` needs, replaced by renaming, so
+that a kill at any moment costs at most the minutes since the last save), `weights.safetensors` (the averaged
+weights as a checkpoint), `log.jsonl`, TensorBoard events and `panel.png`. A run that was cut off and resumed
+takes the steps that it would have taken: by `steps`, in float32 on a CPU, it ends with the same bits.
+
+Needs torch, numpy, safetensors and Lightning Fabric; TensorBoard and libvips (else Pillow) where installed.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pellucid import __version__, models
+from pellucid.checkpoint import Checkpoint
+from pellucid.data import Mixer, Shards, load_shards, validation_pairs, write_rgb8
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.losses import fourier_l1, l1
+from pellucid.metrics.psnr_rgb import psnr_rgb
+from pellucid.models import ModelSpec
+from pellucid.recipe import Recipe
+
+FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, and minutes instead of an hour
+PANEL_SIDE = 256
+
+
+@dataclass
+class Progress:
+    """How far a run has come: optimizer steps, crops seen, seconds spent in the loop over all its parts."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    scores: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def train(
+    recipe: Recipe,
+    data: str | Path,
+    run_folder: str | Path,
+    *,
+    minutes: float | None = None,
+    resume: bool = False,
+    start_from: str | Path | None = None,
+    validate_every: float = 15.0,
+    save_every: float = 3.0,
+    validation_limit: int = 4,
+    device: str = "auto",
+    processes: int = 1,
+) -> Path:
+    """Train by a recipe; gives the path of the averaged weights.
+
+    Args:
+        recipe: what to train, on which mix.
+        data: shard folder with its `manifest.json`.
+        run_folder: made if missing; an existing run is only continued with `resume`.
+        minutes: wall-clock budget of the whole run, resumed parts counted; it replaces the recipe's `steps`
+            as the length of the schedule. May be changed at each resume.
+        resume: go on from the folder's last saved state.
+        start_from: checkpoint whose weights a new run starts with (its optimizer starts fresh).
+        validate_every, save_every: minutes.
+        validation_limit: pictures per kind while training; the last validation takes `FINAL_LIMIT`.
+        device: "auto", "cpu" or "cuda".
+        processes: data-parallel processes that share the recipe's batch. On CPUs one process per core, each
+            with one thread, is faster than one process with a thread per core, and much faster beside other
+            work.
+
+    Raises:
+        OutputExistsError: the folder holds a run and `resume` is false.
+        CheckpointError: `start_from` or the saved state can't be used.
+        InputError: there is no such device, or no time.
+        RecipeError: the model is guided, the folder holds another recipe's run, the data don't serve the
+            recipe, the weights are not finite anymore, or Fabric is missing.
+    """
+    # What can be refused is refused before there are several processes, of which one might wait for another.
+    spec = models.get(recipe.model)
+    if spec.guided:
+        raise RecipeError(
+            f"{recipe.model} is guided by a prompt; this loop trains blind networks. Use a blind one."
+        )
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
+    if recipe.batch % processes:
+        raise RecipeError(
+            f"The batch of {recipe.batch} can't be shared by {processes} processes. "
+            f"Choose a multiple of {processes} in the recipe."
+        )
+    run_folder = Path(run_folder)
+    state_file, weights_file = run_folder / "state.safetensors", run_folder / "weights.safetensors"
+    if state_file.exists() and not resume:
+        raise OutputExistsError(
+            f"{run_folder} already holds a run. Go on with it by --resume, or name another folder with --run."
+        )
+    resume = resume and state_file.exists()  # a run that was killed before its first save starts anew
+    training, validation = load_shards(data, "train"), load_shards(data, "val")
+    Mixer(training, recipe.tasks)
+    torch.manual_seed(recipe.seed)
+    network = _read_start(start_from, spec) if start_from and not resume else spec.build(spec.config)
+
+    fabric = _launch_fabric(recipe, device, processes)
+    training, validation = training.to(fabric.device), validation.to(fabric.device)
+    mixer = Mixer(training, recipe.tasks)
+    kinds = {"clean", *(task.kind for task in recipe.tasks)}
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    average_function: Any = get_ema_multi_avg_fn(recipe.ema_decay)
+    fabric_network, optimizer = fabric.setup(network, optimizer)
+    average = AveragedModel(network, multi_avg_fn=average_function)
+    if hasattr(network, "forward_train"):
+        fabric_network.mark_forward_method("forward_train")
+    rng = torch.Generator()
+
+    progress = Progress()
+    if resume:
+        progress = _load_state(state_file, recipe, network, average, optimizer)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    if fabric.is_global_zero:
+        for left_over in run_folder.glob(".*.safetensors.*.tmp"):  # by a kill while saving
+            left_over.unlink()
+
+    def check() -> None:
+        """Refuse weights from which no training can go on, before they replace the last good ones."""
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            raise RecipeError(
+                f"The weights became infinite or NaN before step {progress.step}. Lower the learning rate, "
+                "and go on from the last saved state with --resume."
+            )
+
+    def keep() -> None:
+        check()
+        if not fabric.is_global_zero:
+            return
+        _save_state(state_file, recipe, network, average, optimizer, progress)
+        provenance = {
+            "recipe": recipe.to_dict(),
+            "steps": progress.step,
+            "samples": progress.samples,
+            "hours": round(progress.seconds / 3600, 3),
+            "seed": recipe.seed,
+            "training_data_sha256": training.data_hash,
+            "validation_data_sha256": validation.data_hash,
+            "validation": progress.scores,
+            "pellucid": __version__,
+            "torch": torch.__version__,
+            "device": str(fabric.device),
+        }
+        Checkpoint.from_network(recipe.model, average.module, provenance).write(
+            weights_file, dtype=torch.float16
+        )
+
+    def look(limit: int) -> None:
+        check()
+        if fabric.is_global_zero:
+            progress.scores = validate(average.module, validation, limit, log, kinds)
+            log.write(step=progress.step, validation=progress.scores, seconds=progress.seconds)
+        fabric.barrier()
+
+    log = _Log(run_folder, silent=not fabric.is_global_zero)
+    log.say(
+        f"{recipe.name}: {sum(p.numel() for p in trainable):,} trainable parameters on {fabric.device}, "
+        f"{fabric.world_size} x {torch.get_num_threads()} threads, {recipe.precision}; "
+        f"from step {progress.step}"
+    )
+    last = time.monotonic()
+    next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
+    recent: list[Tensor] = []
+    while True:
+        done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
+        if done >= 1:
+            break
+        learning_rate = _learning_rate(recipe, progress.step, done)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+
+        # Seeded by step and process, so that a resumed run draws what one that never stopped would draw.
+        seed = ((recipe.seed * 1_000_003 + progress.step) * 1_000_003 + fabric.global_rank) % 2**63
+        rng.manual_seed(seed)
+        torch.manual_seed(seed)  # of the router's noise
+        degraded, clean, _ = mixer.batch(recipe.batch // fabric.world_size, recipe.patch, rng)
+        degraded = degraded.contiguous(memory_format=torch.channels_last)
+        extra: dict[str, Tensor] = {}
+        if hasattr(network, "forward_train"):
+            restored, extra = fabric_network.forward_train(degraded)
+        else:
+            restored = fabric_network(degraded)
+        loss = l1(restored, clean) + recipe.fourier_weight * fourier_l1(restored, clean)
+        if "balance" in extra:
+            loss = loss + recipe.balance_weight * extra["balance"].float()
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(fabric_network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        if hasattr(network, "after_step"):
+            network.after_step()  # type: ignore[operator]
+        average.update_parameters(network)
+
+        recent.append(loss.detach())
+        progress.step += 1
+        progress.samples += recipe.batch
+        now = time.monotonic()
+        progress.seconds, last = fabric.broadcast(progress.seconds + now - last), now
+        if progress.step % 100 == 0:
+            value = torch.stack(recent).mean().item()
+            recent.clear()
+            check()
+            left = progress.seconds * (1 - done) / done if done > 0 else 0.0
+            log.write(step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds)
+            log.say(f"step {progress.step} · {done:.0%} · loss {value:.4f} · {_clock(left)} left")
+        if progress.seconds >= next_validation:
+            look(validation_limit)
+            next_validation = progress.seconds + 60 * validate_every
+            last = time.monotonic()  # looking at the result does not use up the budget
+        if progress.seconds >= next_save:
+            keep()
+            next_save = progress.seconds + 60 * save_every
+
+    look(FINAL_LIMIT)
+    keep()
+    log.close()
+    return weights_file
+
+
+def validate(
+    network: nn.Module,
+    shards: Shards,
+    limit: int | None,
+    log: "_Log | None" = None,
+    kinds: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Mean PSNR of input and output, `{"rain": {"n": 20, "input": 25.5, "output": 33.1}, ...}`.
+
+    In float32 on the fixed pairs of `validation_pairs`, output clamped to [0, 1]. A "clean" input has no
+    finite PSNR; its "input" is none. The first pair of each row goes to the panel. With `kinds`, only rows
+    of these kinds.
+    """
+    rows: dict[str, list[tuple[float, float]]] = {}
+    panel: list[list[Tensor]] = []
+    with _evaluating(network), torch.inference_mode():
+        for kind, degraded, clean in validation_pairs(shards, limit, kinds):
+            restored = network(degraded.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
+            if kind not in rows:
+                panel.append([_panel_tile(x[0]) for x in (degraded, restored, clean)])
+            rows.setdefault(kind, []).append(
+                (psnr_rgb(degraded, clean), min(psnr_rgb(restored, clean), 99.0))
+            )
+    scores = {
+        kind: {
+            "n": len(pairs),
+            "input": None if kind == "clean" else round(sum(p[0] for p in pairs) / len(pairs), 3),
+            "output": round(sum(p[1] for p in pairs) / len(pairs), 3),
+        }
+        for kind, pairs in rows.items()
+    }
+    if log is not None:
+        log.show_scores(scores)
+        if panel:
+            log.show_panel(torch.cat([torch.cat(row, dim=2) for row in panel], dim=1))
+    return scores
+
+
+def _panel_tile(x: Tensor) -> Tensor:
+    """The upper left of one picture (3, H, W), as (3, PANEL_SIDE, PANEL_SIDE), black where there is none."""
+    x = x[:, :PANEL_SIDE, :PANEL_SIDE].float().cpu()
+    return F.pad(x, (0, PANEL_SIDE - x.shape[2], 0, PANEL_SIDE - x.shape[1]))
+
+
+def _read_start(path: str | Path, spec: ModelSpec) -> nn.Module:
+    """The network of a checkpoint, which must be of the structure `spec`."""
+    checkpoint = Checkpoint.read(path)
+    if checkpoint.model != spec.name or spec.config_from(checkpoint.config) != spec.config:
+        raise CheckpointError(
+            f"{path} holds a {checkpoint.model} of its own configuration; the recipe trains {spec.name}. "
+            "Start from weights of that structure."
+        )
+    return checkpoint.build()
+
+
+def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
+    """Linear warm-up by steps, then a cosine over the share of the run that is done."""
+    low, high = recipe.final_learning_rate, recipe.learning_rate
+    cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
+    return cosine * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))
+
+
+def _launch_fabric(recipe: Recipe, device: str, processes: int) -> Any:
+    try:
+        from lightning_fabric import Fabric
+    except ImportError:
+        try:
+            # the same under the umbrella package's name
+            from lightning.fabric import Fabric  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise RecipeError(
+                "Training needs Lightning Fabric, which is not installed. Install it with: "
+                "pip install 'pellucid[train]'"
+            ) from error
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"There is no device {device!r} to train on. Choose auto, cpu or (with a GPU) cuda.")
+    fabric: Any = Fabric(
+        accelerator=device,
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        precision=recipe.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    if processes > 1 and fabric.device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    return fabric
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Generator[None]:
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+def _save_state(
+    file: Path,
+    recipe: Recipe,
+    network: nn.Module,
+    average: AveragedModel,
+    optimizer: Any,
+    progress: Progress,
+) -> None:
+    """Weights, averages, optimizer state and progress in one safetensors file, replaced by renaming."""
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+    header = {"recipe": recipe.name, "model": recipe.model, "progress": vars(progress)}
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"run": json.dumps(header)}
+    )
+    temporary.replace(file)
+
+
+def _load_state(
+    file: Path,
+    recipe: Recipe,
+    network: nn.Module,
+    average: AveragedModel,
+    optimizer: Any,
+) -> Progress:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads(opened.metadata()["run"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} is not the saved state of a run ({error}). Name another folder with --run."
+        ) from error
+    if (header["recipe"], header["model"]) != (recipe.name, recipe.model):
+        raise RecipeError(
+            f"{file.parent} holds a run of {header['recipe']} ({header['model']}), not of {recipe.name} "
+            f"({recipe.model}). Name another folder with --run."
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    network.load_state_dict(part("network."))
+    average.load_state_dict(part("average."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, slot = name.split(".", 1)
+        state.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**header["progress"])
+
+
+def _clock(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+class _Log:
+    """Lines on stderr, `log.jsonl`, and TensorBoard and the panel where their packages are installed."""
+
+    def __init__(self, folder: Path, *, silent: bool = False) -> None:
+        self.folder, self.silent = folder, silent
+        self.step = 0
+        self.board: Any = None
+        if silent:  # only the first of several processes speaks and writes
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self.board = SummaryWriter(str(folder))
+
+    def say(self, line: str) -> None:
+        if not self.silent:
+            print(line, file=sys.stderr, flush=True)
+
+    def write(self, *, step: int, **values: Any) -> None:
+        self.step = step
+        if self.silent:
+            return
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(name, value, step)
+
+    def show_scores(self, scores: dict[str, Any]) -> None:
+        for kind, row in scores.items():
+            before = "" if row["input"] is None else f"{row['input']:.2f} -> "
+            self.say(f"  {kind:14} {before}{row['output']:.2f} dB ({row['n']})")
+            if self.board is not None:
+                self.board.add_scalar(f"psnr/{kind}", row["output"], self.step)
+
+    def show_panel(self, panel: Tensor) -> None:
+        """Rows of degraded, restored, clean: (3, H, W) in [0, 1]."""
+        if self.board is not None:
+            self.board.add_image("panel", panel, self.step)
+        write_rgb8((panel * 255).round().byte().permute(1, 2, 0), self.folder / "panel.png")
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
