@@ -1,0 +1,31 @@
+import json
+
+from pellucid import models, weights
+
+
+def test_models_lists_everything(run):
+    result = run("models")
+    assert result.code == 0
+    for name in (*models.names(), *weights.names()):
+        assert name in result.out
+
+
+def test_models_for_machines(run):
+    values = json.loads(run("models", "--json").out)
+    assert [row["name"] for row in values["structures"]] == models.names()
+    assert [row["name"] for row in values["weights"]] == weights.names()
+    for row in values["weights"]:
+        assert len(row["sha256"]) == 64
+        assert row["parameters"] == models.get(row["structure"]).parameters
+
+
+def test_embedded_weights_are_listed_with_their_facts(run, tmp_path, monkeypatch, small_weights):
+    (tmp_path / "index.json").write_text("{}")
+    (tmp_path / "small.test.safetensors").write_bytes(small_weights.read_bytes())
+    monkeypatch.setattr(weights, "_FOLDER", tmp_path)
+    assert "No weights" in run("models").out
+    file = weights.register(tmp_path / "small.test.safetensors")
+    out = run("models").out
+    assert file.sha256 is not None
+    for words in ("small.test", "daair_s", "Apache-2.0", file.sha256[:16]):
+        assert words in out

@@ -1,0 +1,246 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pellucid import restorer, write_image
+from pellucid.arrays import array_from_image, image_from_array
+from pellucid.errors import NonFiniteOutputError
+from pellucid.image_io import read_image
+
+
+@pytest.fixture
+def options(small_weights) -> tuple[str, ...]:
+    return ("--model", str(small_weights), "--device", "cpu", "--precision", "float32")
+
+
+def save(path: Path, size=(20, 30), channels=3) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    write_image(image_from_array(rng.integers(0, 256, (*size, channels), dtype=np.uint8)), path)
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_file_to_file(run, options, tmp_path):
+    photo = save(tmp_path / "photo.png", channels=4)
+    result = run("restore", photo, "-o", tmp_path / "new" / "restored.png", *options)
+    assert (result.code, result.out) == (0, "")
+    assert "small on cpu" in result.err
+    assert "float32" in result.err
+    before, after = (array_from_image(read_image(p)) for p in (photo, tmp_path / "new" / "restored.png"))
+    assert after.shape == before.shape
+    assert np.array_equal(after[..., 3], before[..., 3])
+    assert not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize("target", ["out/", "out"])
+def test_file_to_folder(run, options, tmp_path, target):
+    photo = save(tmp_path / "photo.png")
+    assert run("restore", photo, "-o", f"{tmp_path}/{target}", *options).code == 0
+    assert (tmp_path / "out" / "photo.png").is_file()
+
+
+@pytest.mark.parametrize("target", ["restored.gif", "notes", "notes.txt"])
+def test_an_output_that_is_neither_picture_nor_folder(run, options, tmp_path, target):
+    photo = save(tmp_path / "photo.png")
+    (tmp_path / "notes").write_text("kept")
+    result = run("restore", photo, "-o", tmp_path / target, "--overwrite", *options)
+    assert result.code == 2
+    assert "neither a folder nor a picture" in result.err
+    assert files(tmp_path) == ["notes", "photo.png"]
+    assert (tmp_path / "notes").read_text() == "kept"
+
+
+def test_names_that_are_too_long(run, options, tmp_path):
+    photo, name = save(tmp_path / "photo.png"), "x" * 300 + ".png"
+    for arguments in ((photo, "-o", tmp_path / name), (tmp_path / name, "-o", tmp_path / "out")):
+        result = run("restore", *arguments, *options)
+        assert result.code == 2
+        assert "Traceback" not in result.err
+        assert "File name too long" in result.err
+    assert files(tmp_path) == ["photo.png"]
+
+
+def test_an_output_that_links_to_itself(run, options, tmp_path):
+    save(tmp_path / "in" / "sub" / "photo.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "loop", *options)
+    assert result.code == 1
+    assert "0 restored, 1 failed" in result.err
+
+
+def test_a_new_folder_with_a_dot_in_its_name(run, options, tmp_path):
+    photo = save(tmp_path / "photo.png")
+    assert run("restore", photo, "-o", f"{tmp_path}/v1.2/", *options).code == 0
+    assert files(tmp_path) == ["photo.png", "v1.2/photo.png"]
+
+
+def test_a_folder_keeps_its_tree_and_goes_on_after_a_bad_file(run, options, tmp_path):
+    folder = tmp_path / "in"
+    for name in ("a.png", "a.jpg", "sub/deep/b.tif", ".hidden.png", ".cache/c.png"):
+        save(folder / name)
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / "link.png").symlink_to(folder / "a.png")
+    (folder / "bad.jpg").write_text("text")
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    result = run("restore", folder, "-o", tmp_path / "out", *options)
+    assert result.code == 1
+    assert files(tmp_path / "out") == ["a.jpg", "a.png", "sub/deep/b.tif"]
+    assert "3 restored, 3 failed, 3 other files skipped" in result.err
+    for name in ("bad.jpg", "empty.png", "cut.png"):
+        assert name in result.err
+    assert "Traceback" not in result.err
+
+
+def test_outputs_are_never_restored_again(run, options, tmp_path):
+    save(tmp_path / "a.png")
+    for _ in range(2):
+        result = run("restore", tmp_path, "-o", tmp_path / "out", "--overwrite", *options)
+        assert result.code == 0
+        assert files(tmp_path) == ["a.png", "out/a.png"]
+
+
+def test_several_inputs(run, options, tmp_path):
+    inputs = [save(tmp_path / "one" / "a.png").parent, save(tmp_path / "two" / "a.png")]
+    assert run("restore", *inputs, "-o", tmp_path / "out", *options).code == 0
+    assert files(tmp_path / "out") == ["a.png", "one/a.png"]
+    result = run("restore", inputs[1], tmp_path / "one" / "a.png", "-o", tmp_path / "out2", *options)
+    assert result.code == 2
+    assert "would both be written" in result.err
+    assert not (tmp_path / "out2").exists()
+
+
+def test_nothing_is_overwritten_unless_asked(run, options, tmp_path):
+    photo, other = save(tmp_path / "photo.png"), save(tmp_path / "other.png")
+    before = photo.read_bytes(), other.read_bytes()
+    itself = run("restore", photo, "-o", photo, *options)
+    assert (itself.code, "the input itself" in itself.err) == (2, True)
+    existing = run("restore", photo, "-o", other, *options)
+    assert (existing.code, "an existing file" in existing.err) == (2, True)
+    folder = run("restore", tmp_path, "-o", tmp_path, *options)
+    assert folder.code == 1
+    assert (photo.read_bytes(), other.read_bytes()) == before
+    assert run("restore", photo, "-o", photo, "--overwrite", *options).code == 0
+    assert photo.read_bytes() != before[0]
+    assert len(files(tmp_path)) == 2
+
+
+def test_strength_0_returns_the_same_file(run, options, tmp_path):
+    photo = save(tmp_path / "photo.jpg")
+    assert run("restore", photo, "-o", tmp_path / "same.jpg", "--strength", "0", *options).code == 0
+    assert (tmp_path / "same.jpg").read_bytes() == photo.read_bytes()
+
+
+def test_json_is_one_object_per_picture(run, options, tmp_path):
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").touch()
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "out", "--json", *options)
+    assert result.code == 1
+    good, bad = map(json.loads, result.out.splitlines())
+    assert (good["ok"], good["output"]) == (True, str(tmp_path / "out" / "a.png"))
+    assert good["report"]["tiles"] == 1
+    assert good["report"]["tile_size"] == [32, 32]
+    assert (bad["ok"], bad["error"]["type"]) == (False, "UnreadableImageError")
+
+
+def test_quiet_is_quiet(run, options, tmp_path):
+    result = run("restore", save(tmp_path / "a.png"), "-o", tmp_path / "b.png", "--quiet", *options)
+    assert result == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["missing.png", "-o", "out.png"], 2, "missing.png does not exist"),
+        (["text.jpg", "-o", "out.jpg"], 2, "text.jpg"),
+        (["empty.png", "-o", "out.png"], 2, "empty"),
+        (["photo.png", "-o", "out.png", "--max-pixels", "100"], 2, "--max-pixels"),
+        (["photo.png", "-o", "out.png", "--strength", "1.5"], 2, "strength is 1.5"),
+        (["photo.png", "-o", "out.png", "--strength", "nan"], 2, "strength is nan"),
+        (["photo.png", "-o", "out.png", "--prompt", "rain"], 2, "blind"),
+        (["photo.png", "-o", "out.png", "--memory", "lots"], 2, "2GB"),
+        (["photo.png", "-o", "out.png", "--memory", "1KB"], 4, "--memory"),
+        (["photo.png", "-o", "out.png", "--device", "abacus"], 2, "abacus"),
+        (["photo.png", "-o", "out.png", "--precision", "fp8"], 4, "fp8"),
+        (["photo.png", "-o", "text.jpg/out.png"], 2, "can't be written"),
+        (["bare", "-o", "out"], 2, "no pictures in bare (1 other files)"),
+        (["folder", "-o", "photo.png"], 2, "is a file"),
+        (["photo.png", "-o", "out.png", "--model", "daair_x.5task"], 2, "no weights called 'daair_x.5task'"),
+        (["photo.png", "-o", "out.png", "--model", "missing.safetensors"], 3, "can't be read"),
+        (["photo.png", "-o", "out.png", "--model", "text.pth"], 3, "whole safetensors"),
+        (["photo.png"], 2, "output"),
+    ],
+)
+def test_wrong_calls_end_in_a_sentence(run, options, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    save(Path("photo.png"))
+    save(Path("folder/a.png"))
+    Path("text.jpg").write_text("text")
+    Path("text.pth").write_text("text")
+    Path("empty.png").touch()
+    Path("bare").mkdir()
+    Path("bare/notes.txt").touch()
+    result = run("restore", *options, *arguments)
+    assert result.code == code
+    assert words in result.err
+    assert result.out == ""
+    assert not Path("out.png").exists()
+
+
+def test_an_unreadable_folder_is_a_failure_among_others(run, options, tmp_path, monkeypatch):
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "out", *options)
+    assert (result.code, files(tmp_path / "out")) == (1, ["a.png"])
+    assert "locked can't be listed: Permission denied" in result.err
+    result = run("restore", tmp_path / "in" / "locked", "-o", tmp_path / "out", *options)
+    assert result.code == 1
+    assert "can't be listed" in result.err
+
+
+def test_an_error_of_the_restorer_keeps_its_exit_code(run, options, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise NonFiniteOutputError("not finite")
+
+    monkeypatch.setattr(restorer.TorchRestorer, "_restore", refuse)
+    result = run("restore", save(tmp_path / "a.png"), "-o", tmp_path / "b.png", *options)
+    assert (result.code, result.err.splitlines()[-1]) == (4, "pellucid: not finite")
+
+
+def test_ctrl_c_leaves_no_half_file(options, tmp_path):
+    for i in range(40):
+        save(tmp_path / "in" / f"{i}.png", (300, 300))
+    command = [sys.executable, "-m", "pellucid", "restore", tmp_path / "in", "-o", tmp_path / "out", *options]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("out/*.png")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    written = files(tmp_path / "out")
+    assert 0 < len(written) < 40
+    for name in written:
+        assert name.endswith(".png")
+        assert read_image(tmp_path / "out" / name).height == 300

@@ -1,0 +1,50 @@
+"""A module imports only from layers with a smaller number; brothers on one layer do not know each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "pellucid"
+LAYERS = (
+    {"errors"},
+    {"registry"},  # raises errors
+    {"image", "tiling", "layers", "degradations", "metrics"},
+    {"losses", "models", "arrays"},
+    {"image_io", "checkpoint", "weights", "data", "compute"},
+    {"restorer", "recipe"},  # a recipe names the sources and tasks of data
+    {"evaluate", "batch", "export", "convert"},
+    {"train"},
+    {"cli", "service", "app"},
+)
+NUMBER = {name: number for number, names in enumerate(LAYERS) for name in names}
+DOORS = {"__init__", "__main__"}  # the public names and the command stand above all layers
+
+
+def unit(path: Path) -> str:
+    """The name of the module or folder just below the package."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The units of pellucid that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "pellucid":
+            found |= {alias.name for alias in node.names if not alias.name.startswith("__")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pellucid."):
+            found.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("pellucid.")}
+    return found
+
+
+FILES = [path for path in sorted(SOURCE.rglob("*.py")) if unit(path) not in DOORS]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_downwards(path):
+    own = unit(path)
+    assert own in NUMBER, f"{own} has no layer: add it to the table here and in the design"
+    wrong = {name for name in imported(path) - {own} if NUMBER.get(name, 99) >= NUMBER[own]}
+    assert not wrong, f"{own} imports {sorted(wrong)}, which are not below it; move what it needs down"

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import convolve as reference
+
+from pellucid.degradations._kernels import convolve
+from pellucid.degradations._light import to_linear
+from pellucid.degradations.defocus_blur import DefocusBlur, DefocusBlurParams, disc
+from pellucid.degradations.motion_blur import MotionBlur, MotionBlurParams, motion_kernel
+
+
+@pytest.mark.parametrize("size", [(20, 31), (4, 40)])
+def test_convolution_agrees_with_scipy(size: tuple[int, int]) -> None:
+    rng = torch.Generator().manual_seed(0)
+    picture = torch.rand((3, *size), generator=rng, dtype=torch.float64)
+    kernel = torch.rand((11, 11), generator=rng, dtype=torch.float64)
+    # Pictures with room for it are mirrored without repeating the border, small ones repeat it.
+    mode = "mirror" if min(size) > 5 else "nearest"
+    expected = [reference(channel.numpy(), kernel.numpy(), mode=mode) for channel in picture]
+    assert torch.allclose(convolve(picture, kernel), torch.from_numpy(np.stack(expected)), atol=1e-10)
+
+
+def test_motion_kernels_are_centered_and_as_long_as_stated() -> None:
+    params = MotionBlur(lengths=(3, 29)).draw(torch.Generator().manual_seed(1), 40)
+    for i in range(40):
+        kernel = motion_kernel(params, i)
+        k = kernel.shape[0]
+        assert k % 2 == 1
+        assert kernel.min() >= 0
+        assert kernel.sum() == pytest.approx(1)
+        line = torch.arange(k, dtype=torch.float64) - k // 2
+        assert (kernel.sum(1) @ line).abs() < 1e-6
+        assert (kernel.sum(0) @ line).abs() < 1e-6
+        rows = max(int((kernel.sum(axis) > 0).sum()) for axis in (0, 1))
+        assert params.length[i] <= rows <= params.length[i] + 3
+
+
+def test_a_steady_hand_draws_a_straight_line() -> None:
+    kernel = motion_kernel(MotionBlurParams((9.0,), (0.0,), (0.0,), (0.0,), (5,)), 0)
+    middle = kernel.shape[0] // 2
+    assert kernel[middle].sum() == pytest.approx(1)
+    assert kernel[middle, middle - 3 : middle + 4].tolist() == pytest.approx([1 / 9] * 7, rel=0.05)
+
+
+def test_disc() -> None:
+    kernel = disc(4.0, 1.0)
+    k = kernel.shape[0] // 2
+    assert kernel.sum() == pytest.approx(1)
+    assert torch.equal(kernel, kernel.T)
+    assert kernel[k, k + 3] == kernel[k, k]
+    assert kernel[k, k + 4] == pytest.approx(float(kernel[k, k]) / 2)
+    # Its area is the circle's.
+    assert float(1 / kernel[k, k]) == pytest.approx(3.14159 * 16, rel=0.03)
+    assert disc(0.01, 1.0).amax() > 0.9
+
+
+def test_blur_averages_linear_light() -> None:
+    clean = torch.zeros(1, 3, 41, 41, dtype=torch.float64)
+    clean[..., 20, 20] = 1.0
+    for blurred in (
+        DefocusBlur().apply(clean, DefocusBlurParams((3.0,), (1.0,))),
+        MotionBlur().apply(clean, MotionBlurParams((9.0,), (30.0,), (40.0,), (0.3,), (2,))),
+    ):
+        assert to_linear(blurred)[0, 0].sum() == pytest.approx(1, rel=1e-5)
+        assert blurred.max() < 0.8

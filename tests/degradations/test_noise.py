@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+
+from pellucid.degradations._light import to_linear
+from pellucid.degradations.camera_noise import CameraNoise, CameraNoiseParams
+from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
+from pellucid.errors import InputError
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("sigma", [15.0, 25.0, 50.0])
+def test_gaussian_noise_has_its_sigma(sigma: float) -> None:
+    clean = torch.full((1, 3, 128, 128), 0.5)
+    noisy = GaussianNoise().apply(clean, GaussianNoiseParams((sigma,), (False,), (3,)))
+    # Clipping narrows sigma 50 a little.
+    assert (noisy - clean).std().item() * 255 == pytest.approx(sigma, rel=0.03)
+
+
+def test_truncation_rounds_down_to_8_bits() -> None:
+    levels = torch.arange(256).float().view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
+    kept = GaussianNoise().apply(levels, GaussianNoiseParams((0.0,), (True,), (0,)))
+    assert torch.equal(kept, levels)
+    params = GaussianNoiseParams((25.0,), (True,), (5,))
+    noisy = GaussianNoise().apply(levels, params) * 255
+    plain = GaussianNoise().apply(levels, GaussianNoiseParams((25.0,), (False,), (5,))) * 255
+    assert torch.allclose(noisy, noisy.round(), atol=1e-4)
+    assert ((plain - noisy) > -1e-3).all()
+    assert ((plain - noisy) < 1 + 1e-3).all()
+
+
+def test_draws_of_sigma() -> None:
+    drawn = GaussianNoise().draw(rng(), 3000)
+    named = sum(s in (15.0, 25.0, 50.0) for s in drawn.sigma)
+    assert 900 < named < 1100
+    rest = [s for s in drawn.sigma if s not in (15.0, 25.0, 50.0)]
+    assert min(rest) < 1
+    assert max(rest) > 54
+    assert 1350 < sum(drawn.truncate) < 1650
+    fixed = GaussianNoise(sigmas=(25,), truncate=True).draw(rng(), 5)
+    assert fixed.sigma == (25.0,) * 5
+    assert fixed.truncate == (True,) * 5
+
+
+def test_sigma_beyond_the_range_is_refused() -> None:
+    with pytest.raises(InputError, match="sigma"):
+        GaussianNoiseParams((-1.0,), (False,), (0,))
+
+
+def camera(correlation: float) -> CameraNoiseParams:
+    return CameraNoiseParams((4e-4,), (2e-3,), ((2.0, 1.0, 1.5),), (correlation,), (11,))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_camera_noise_follows_light_and_gain(correlation: float) -> None:
+    for level in (0.4, 0.7):
+        clean = torch.full((1, 3, 160, 160), level, dtype=torch.float64)
+        light = to_linear(clean)
+        noise = to_linear(CameraNoise().apply(clean, camera(correlation))) - light
+        expected = [math.sqrt(g * 4e-4 * light.mean().item() + (g * 2e-3) ** 2) for g in (2.0, 1.0, 1.5)]
+        assert noise.std((0, 2, 3)).tolist() == pytest.approx(expected, rel=0.06)
+
+
+def test_correlation_reaches_the_neighbor() -> None:
+    clean = torch.full((1, 3, 96, 96), 0.6)
+
+    def neighbors(correlation: float) -> float:
+        noise = (CameraNoise().apply(clean, camera(correlation)) - clean)[0, 1]
+        return float(torch.corrcoef(torch.stack([noise[:, 1:].flatten(), noise[:, :-1].flatten()]))[0, 1])
+
+    assert abs(neighbors(0)) < 0.05
+    assert neighbors(0.7) > 0.4

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch import Tensor
+
+from pellucid import compute
+from pellucid.errors import InputError, UnsupportedDtypeError
+
+CPU = torch.device("cpu")
+
+
+def test_the_cpu_is_always_there():
+    assert compute.choose_device("cpu") == CPU
+    assert compute.choose_device() is not None
+    assert compute.free_memory(CPU) > 2**20
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "nonsense", ""])
+def test_a_device_that_cannot_be_used(name):
+    with pytest.raises(InputError, match=r"usable: .*cpu"):
+        compute.choose_device(name)
+
+
+def test_memory_is_what_lives_at_once():
+    def run(x: Tensor, precision: str) -> Tensor:
+        y = x + 1  # one picture
+        y = torch.relu(y)  # two, then one
+        return torch.cat([y, y, y]).view(9, 1, *x.shape[2:])[:1]  # three more, and a view of them
+
+    probe = compute.probe_network(run, CPU, 32, "float32")
+    assert probe.bytes_per_pixel == pytest.approx(compute.HEADROOM * 4 * 3 * (1 + 3))
+    assert (probe.precision, probe.seconds) == ("float32", {})
+
+
+def paced(seconds: dict[str, float], offset: float = 0.0):
+    """A network that takes so long, by a clock of its own, and is off by `offset` in bf16."""
+    clock = [0.0]
+
+    def run(x: Tensor, precision: str) -> Tensor:
+        clock[0] += seconds[precision]
+        return x + offset if precision == "bf16" else x
+
+    return run, lambda: clock[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "offset", "chosen"),
+    [
+        ({"float32": 1.0, "bf16": 0.5}, 0.0, "bf16"),
+        ({"float32": 0.01, "bf16": 0.005}, 0.3 / 255, "bf16"),
+        ({"float32": 1.0, "bf16": 0.95}, 0.0, "float32"),
+        ({"float32": 1.0, "bf16": 0.5}, 1 / 255, "float32"),
+        ({"float32": 1.0, "bf16": 0.5}, float("nan"), "float32"),
+    ],
+)
+def test_bf16_must_be_faster_and_close(monkeypatch, seconds, offset, chosen):
+    run, clock = paced(seconds, offset)
+    monkeypatch.setattr(compute.time, "perf_counter", clock)
+    probe = compute.probe_network(run, CPU, 16)
+    assert probe.precision == chosen
+    assert probe.seconds == pytest.approx(seconds)
+    assert probe.side == (64 if seconds["float32"] < 0.1 else 32)
+
+
+def test_a_device_without_bf16():
+    def run(x: Tensor, precision: str) -> Tensor:
+        if precision == "bf16":
+            raise RuntimeError("no kernel")
+        return x
+
+    probe = compute.probe_network(run, CPU, 16)
+    assert (probe.precision, probe.difference) == ("float32", None)
+    with pytest.raises(UnsupportedDtypeError, match="no kernel"):
+        compute.probe_network(run, CPU, 16, "bf16")
+
+
+def test_what_out_of_memory_looks_like():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert compute.is_out_of_memory(error.value)
+    assert compute.is_out_of_memory(MemoryError())
+    assert compute.is_out_of_memory(torch.OutOfMemoryError())
+    assert not compute.is_out_of_memory(RuntimeError("shapes don't match"))

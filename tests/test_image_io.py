@@ -1,0 +1,833 @@
+"""What goes in comes out: size, depth, mode, alpha, profile and metadata, in files made here with libvips."""
+
+import errno
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+
+from pellucid.errors import (
+    ImageTooLargeError,
+    InputError,
+    OutputExistsError,
+    UnreadableImageError,
+    UnsupportedImageError,
+)
+from pellucid.image import ImageBuffer
+from pellucid.image_io import (
+    IMAGE_SUFFIXES,
+    Limits,
+    copy_image,
+    decode_image,
+    encode_image,
+    read_header,
+    read_image,
+    write_image,
+)
+
+SUFFIX = {"png": ".png", "tiff": ".tif", "webp": ".webp", "heif": ".avif", "jpeg": ".jpg"}
+DEPTHS = {
+    "png": ["uint8", "uint16"],
+    "tiff": ["uint8", "uint16", "float32"],
+    "webp": ["uint8"],
+    "heif": ["uint8", "uint16"],
+    "jpeg": ["uint8"],
+}
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "png": {},
+    "tiff": {"compression": "lzw"},
+    "webp": {"lossless": True, "exact": True, "effort": 0},
+    "heif": {"compression": "av1", "lossless": True, "effort": 0},
+    "jpeg": {"Q": 97},
+}
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF/></x:xmpmeta>'
+
+
+def profile(name: str) -> bytes:
+    return pyvips.Operation.call("profile_load", name)
+
+
+def make(samples: np.ndarray, interpretation: str | None = None) -> pyvips.Image:
+    height, width, bands = samples.shape
+    kind = {"uint8": "uchar", "uint16": "ushort", "float32": "float"}[str(samples.dtype)]
+    names = {"uint8": ("b-w", "srgb"), "uint16": ("grey16", "rgb16"), "float32": ("b-w", "scrgb")}
+    image = pyvips.Image.new_from_memory(np.ascontiguousarray(samples).tobytes(), width, height, bands, kind)
+    return image.copy(interpretation=interpretation or names[str(samples.dtype)][bands > 2])
+
+
+def save(image: pyvips.Image, file_format: str, **options: Any) -> bytes:
+    return getattr(image, f"{file_format}save_buffer")(**{**LOSSLESS[file_format], **options})
+
+
+def load(data: bytes, file_format: str) -> np.ndarray:
+    image = getattr(pyvips.Image, f"{file_format}load_buffer")(data)
+    return image.numpy().reshape(image.height, image.width, image.bands)
+
+
+def meta(data: bytes, file_format: str) -> dict[str, Any]:
+    image = getattr(pyvips.Image, f"{file_format}load_buffer")(data)
+    return {name: image.get(name) for name in image.get_fields()}
+
+
+def noise(seed: int, size: tuple[int, int], bands: int, depth: str) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if depth == "float32":
+        return rng.random((*size, bands), dtype=np.float32)
+    return rng.integers(0, np.iinfo(depth).max, (*size, bands), dtype=depth, endpoint=True)
+
+
+def camera_exif(order: str = "<", orientation: int = 6, thumbnail: bytes = b"\xff\xd8small\xff\xd9") -> bytes:
+    """An EXIF block as cameras write it: maker note, a tag no standard knows, and a thumbnail at the end."""
+    make_name, note = b"Lens & Co\0", bytes(range(40))
+
+    def directory(entries: list[tuple[int, int, int, bytes]], link: int) -> bytes:
+        body = b"".join(struct.pack(order + "HHI", t, k, n) + v.ljust(4, b"\0") for t, k, n, v in entries)
+        return struct.pack(order + "H", len(entries)) + body + struct.pack(order + "I", link)
+
+    def number(value: int) -> bytes:
+        return struct.pack(order + "I", value)
+
+    def short(value: int) -> bytes:
+        return struct.pack(order + "H", value)
+
+    first = 8
+    inner = first + 2 + 4 * 12 + 4
+    second = inner + 2 + 3 * 12 + 4
+    data = second + 2 + 2 * 12 + 4
+    name_at, note_at, thumbnail_at = data, data + len(make_name), data + len(make_name) + len(note)
+    return (
+        (b"II*\0" if order == "<" else b"MM\0*")
+        + number(first)
+        + directory(
+            [
+                (0x010F, 2, len(make_name), number(name_at)),
+                (0x0112, 3, 1, short(orientation)),
+                (0x8769, 4, 1, number(inner)),
+                (0xFDE8, 3, 1, short(4242)),
+            ],
+            second,
+        )
+        + directory(
+            [
+                (0x927C, 7, len(note), number(note_at)),
+                (0xA002, 4, 1, number(999)),
+                (0xA003, 3, 1, short(888)),
+            ],
+            0,
+        )
+        + directory([(0x0201, 4, 1, number(thumbnail_at)), (0x0202, 4, 1, number(len(thumbnail)))], 0)
+        + make_name
+        + note
+        + thumbnail
+    )
+
+
+def chunk(kind: bytes, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+
+def png(width: int, height: int, bits: int, color: int, rows: bytes, extra: bytes = b"") -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(rows)) if rows else b""
+    return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
+
+
+def with_exif(data: bytes, file_format: str, block: bytes) -> bytes:
+    if file_format == "jpeg":
+        return data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block + data[2:]
+    return data[:33] + chunk(b"eXIf", block) + data[33:]
+
+
+# The round trip
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> dict[str, Any]:
+    file_format = draw(st.sampled_from(["png", "png", "tiff", "tiff", "webp", "heif", "jpeg"]))
+    bands = [3] if file_format == "jpeg" else [3, 4]
+    if file_format in ("png", "tiff", "jpeg"):
+        bands = [1, 3] if file_format == "jpeg" else [1, 2, 3, 4]
+    return {
+        "format": file_format,
+        "depth": draw(st.sampled_from(DEPTHS[file_format])),
+        "bands": draw(st.sampled_from(bands)),
+        "size": (draw(st.integers(1, 70)), draw(st.integers(1, 70))),
+        "orientation": draw(st.integers(1, 8)),
+        "profile": draw(st.sampled_from([None, "p3", "srgb"])),
+        "xmp": draw(st.booleans()),
+        "dpi": draw(st.sampled_from([None, 72.0, 300.0])),
+        "seed": draw(st.integers(0, 2**16)),
+    }
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(pictures())
+def test_an_unchanged_picture_comes_back_the_same(case: dict[str, Any]) -> None:
+    file_format, depth, bands = case["format"], case["depth"], case["bands"]
+    samples = noise(case["seed"], case["size"], bands, depth)
+    if bands in (2, 4):
+        samples[::2, ::3, -1] = 0  # holes with noise under them
+    image = make(samples)
+    icc = profile(case["profile"]) if case["profile"] and bands > 2 else None
+    if icc:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+    if case["xmp"]:
+        image.set_type(pyvips.GValue.blob_type, "xmp-data", XMP)
+    states_dpi = case["dpi"] and file_format in ("png", "tiff", "jpeg")
+    if states_dpi:
+        image = image.copy(xres=case["dpi"] / 25.4, yres=case["dpi"] / 25.4)
+        image.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
+    image.set_type(pyvips.GValue.gint_type, "orientation", case["orientation"])
+    options = {"bitdepth": 12 if depth == "uint16" else 8} if file_format == "heif" else {}
+    stored = save(image, file_format, **options)
+    # What is stored, turned upright by libvips (which turns an AVIF itself).
+    loaded = getattr(pyvips.Image, f"{file_format}load_buffer")(stored)
+    turned = loaded.autorot()
+    expected = turned.numpy().reshape(turned.height, turned.width, bands)
+
+    buffer = decode_image(stored)
+    assert (buffer.height, buffer.width) == expected.shape[:2]
+    assert buffer.source.depth == depth
+    assert buffer.source.mode == ("gray" if bands < 3 else "rgb")
+    assert (buffer.alpha is not None) == (bands in (2, 4))
+    assert (buffer.source.icc, buffer.source.xmp) == (icc, XMP if case["xmp"] else None)
+    assert float(buffer.pixels.min()) >= 0
+    assert float(buffer.pixels.max()) <= 1
+
+    written = encode_image(buffer, SUFFIX[file_format], quality=100 if file_format == "heif" else None)
+    result, facts = load(written, file_format), meta(written, file_format)
+    assert result.dtype == expected.dtype
+    assert result.shape == expected.shape
+    if file_format == "jpeg":
+        assert np.abs(result.astype(int) - expected).mean() < 6  # noise is what JPEG is worst at
+    else:
+        assert np.array_equal(result, expected)
+    assert facts.get("orientation", 1) == 1
+    assert facts.get("icc-profile-data") == icc
+    assert facts.get("xmp-data") == (XMP if case["xmp"] else None)
+    again = decode_image(written)
+    assert replace(again.source, exif=None) == replace(
+        buffer.source, exif=None, dots_per_mm=again.source.dots_per_mm
+    )
+    assert again.source.exif == buffer.source.exif
+    if states_dpi:
+        assert again.source.dots_per_mm == pytest.approx((case["dpi"] / 25.4,) * 2, rel=2e-3)
+
+
+@pytest.mark.parametrize("depth", ["uint8", "uint16"])
+def test_every_sample_value_survives(depth: str) -> None:
+    count = np.iinfo(depth).max + 1
+    samples = np.arange(count, dtype=depth).reshape(16, -1, 1).repeat(3, axis=2)
+    for data, suffix in (
+        (save(make(samples), "png"), ".png"),
+        (save(make(samples[..., :1]), "tiff"), ".tif"),
+    ):
+        buffer = decode_image(data)
+        assert torch.equal(buffer.pixels[0].flatten(), torch.arange(count) / (count - 1))
+        written = encode_image(buffer, suffix)
+        assert np.array_equal(
+            load(written, "png" if suffix == ".png" else "tiff"),
+            load(data, "png" if suffix == ".png" else "tiff"),
+        )
+
+
+@pytest.mark.parametrize(("bits", "row"), [(1, b"\0\xa0"), (2, b"\0\x1b"), (4, b"\0\x0f\x80")])
+def test_shallow_gray_png_becomes_8_bit_gray(bits: int, row: bytes) -> None:
+    data = png(3, 1, bits, 0, row)
+    written = encode_image(decode_image(data), ".png")
+    assert np.array_equal(load(written, "png"), load(data, "png"))
+    assert meta(written, "png")["bits-per-sample"] == 8
+    assert load(written, "png").shape == (1, 3, 1)
+
+
+def test_palette_png_becomes_rgba_of_the_same_colors() -> None:
+    palette = chunk(b"PLTE", bytes(range(100, 112))) + chunk(b"tRNS", b"\0\x80")
+    data = png(4, 1, 2, 3, b"\0\x1b", palette)
+    buffer = decode_image(data)
+    assert buffer.source.mode == "palette"
+    written = encode_image(buffer, ".png")
+    assert load(written, "png").tolist() == [
+        [[100, 101, 102, 0], [103, 104, 105, 128], [106, 107, 108, 255], [109, 110, 111, 255]]
+    ]
+
+
+def test_color_under_transparency_is_kept_from_the_network_and_put_back() -> None:
+    samples = np.full((20, 30, 4), 200, np.uint8)
+    samples[:, 10:] = (0, 255, 0, 0)
+    buffer = decode_image(save(make(samples), "png"))
+    assert float((buffer.pixels - 200 / 255).abs().max()) < 1e-5
+    changed = replace(buffer, pixels=buffer.pixels * 0.5)
+    result = load(encode_image(changed, ".png"), "png")
+    assert np.array_equal(result[:, 10:], samples[:, 10:])
+    assert np.array_equal(result[:, :10], np.full((20, 10, 4), (100, 100, 100, 200)))
+
+
+def test_display_p3_passes_without_clipping() -> None:
+    samples = np.zeros((2, 2, 3), np.uint8)
+    samples[0, 0] = (255, 0, 0)  # outside sRGB
+    image = make(samples)
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile("p3"))
+    buffer = decode_image(save(image, "png"))
+    assert buffer.pixels[:, 0, 0].tolist() == [1, 0, 0]
+    assert np.array_equal(load(encode_image(buffer, ".png"), "png"), samples)
+
+
+@pytest.mark.parametrize("file_format", SUFFIX)
+def test_a_path_gives_what_its_bytes_give(file_format: str, tmp_path: Path) -> None:
+    """Large enough that a reader comes back to the file for more."""
+    samples = noise(1, (300, 400), 3, "uint8")
+    data = save(make(samples), file_format)
+    path = tmp_path / f"photo{SUFFIX[file_format]}"
+    path.write_bytes(data)
+    assert torch.equal(read_image(path).pixels, decode_image(data).pixels)
+
+
+def linear_profile() -> bytes:
+    """The built-in sRGB profile with straight tone curves."""
+    icc = bytearray(profile("srgb"))
+    (count,) = struct.unpack_from(">I", icc, 128)
+    for place in range(132, 132 + 12 * count, 12):
+        if icc[place : place + 4] in (b"rTRC", b"gTRC", b"bTRC"):
+            offset, length = struct.unpack_from(">II", icc, place + 4)
+            icc[offset : offset + length] = b"curv".ljust(length, b"\0")  # no entries: identity
+    return bytes(icc)
+
+
+def test_linear_profile_is_seen_with_srgb_tones_and_written_back_exactly() -> None:
+    samples = np.arange(65_536, dtype=np.uint16).reshape(256, 256, 1).repeat(3, axis=2)
+    image = make(samples)
+    icc = linear_profile()
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+    buffer = decode_image(save(image, "tiff"))
+    middle = float(buffer.pixels[0].flatten()[round(0.2140 * 65_535)])
+    assert middle == pytest.approx(0.5, abs=0.004)  # sRGB shows 21.4 % of the light as one half
+    written = encode_image(buffer, ".tif")
+    assert np.array_equal(load(written, "tiff"), samples)
+    assert meta(written, "tiff")["icc-profile-data"] == icc
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_cmyk_becomes_srgb(alpha: bool) -> None:
+    samples = noise(1, (6, 5), 5 if alpha else 4, "uint8")
+    samples[0, 0, :4] = 0  # paper
+    image = make(samples, "cmyk")
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile("cmyk"))
+    data = save(image, "tiff")
+    buffer = decode_image(data)
+    assert (buffer.source.mode, buffer.source.icc) == ("cmyk", profile("srgb"))
+    reference = (
+        image[:4].copy(interpretation="cmyk").icc_transform("srgb", embedded=True, intent="relative").numpy()
+    )
+    result = load(encode_image(buffer, ".tif"), "tiff")
+    assert np.abs(result[..., :3].astype(int) - reference).max() <= 1
+    assert result[0, 0, :3].min() >= 250
+    if alpha:
+        assert np.array_equal(result[..., 3], samples[..., 4])
+
+
+def test_cmyk_jpeg_is_read() -> None:
+    image = make(np.zeros((8, 8, 4), np.uint8), "cmyk")
+    buffer = decode_image(save(image, "jpeg"))
+    assert buffer.source.mode == "cmyk"
+    assert float(buffer.pixels.min()) > 0.97
+
+
+def test_a_profile_for_another_kind_of_samples_is_dropped() -> None:
+    image = make(noise(0, (4, 4), 3, "uint8"))
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile("cmyk"))
+    assert decode_image(save(image, "tiff")).source.icc is None
+
+
+def test_float_is_clamped_and_alpha_with_it() -> None:
+    samples = np.array([[[-0.5, 0.25, 1.5, 1.25], [0.0, 1.0, 0.5, 0.5]]], np.float32)
+    buffer = decode_image(save(make(samples), "tiff"))
+    assert buffer.pixels[:, 0, 0].tolist() == [0, 0.25, 1]
+    assert buffer.alpha is not None
+    assert buffer.alpha[0, 0].tolist() == [1, 0.5]
+
+
+@pytest.mark.parametrize("file_format", ["jpeg", "png"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_stays_byte_for_byte_but_for_what_became_false(file_format: str, order: str) -> None:
+    block = camera_exif(order, orientation=6)
+    data = with_exif(save(make(noise(2, (10, 24), 3, "uint8")), file_format, keep="none"), file_format, block)
+    buffer = decode_image(data)
+    assert (buffer.height, buffer.width) == (24, 10)
+    written = encode_image(buffer, SUFFIX[file_format])
+    kept = meta(written, file_format)["exif-data"].removeprefix(b"Exif\0\0")
+    expected = bytearray(camera_exif(order, orientation=1, thumbnail=b""))
+    inner = 8 + 2 + 4 * 12 + 4
+    struct.pack_into(order + "I", expected, inner - 4, 0)  # no thumbnail directory
+    struct.pack_into(order + "I", expected, inner + 2 + 12 + 8, 10)  # width
+    struct.pack_into(order + "H", expected, inner + 2 + 24 + 8, 24)  # height
+    second = inner + 2 + 3 * 12 + 4
+    assert len(kept) == len(expected)
+    assert kept[:second] == expected[:second]
+    assert kept[second + 30 :] == expected[second + 30 :]
+    assert b"small" not in written
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp", ".avif", ".png"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_exif_travels_to_other_formats(suffix: str, alpha: bool, tmp_path: Path) -> None:
+    """An independent reader finds it, in TIFF's own directories too."""
+    block = camera_exif(">", orientation=3)
+    samples = noise(2, (10, 24), 4 if alpha else 3, "uint8")
+    buffer = decode_image(with_exif(save(make(samples), "png", keep="none"), "png", block))
+    path = write_image(buffer, tmp_path / f"out{suffix}")
+    assert read_header(path).has_alpha == alpha
+    if suffix == ".avif":  # libvips rebuilds the block there
+        assert b"Lens & Co" in path.read_bytes()
+    else:
+        with PillowImage.open(path) as seen:
+            found = seen.getexif()
+            assert found[0x010F] == "Lens & Co"
+            assert found.get(0x0112, 1) == 1
+            assert found.get_ifd(0x8769)[0x927C] == bytes(range(40))
+            assert found.get_ifd(0x8769)[0xA002] == 24
+    again = read_image(path)
+    assert again.source.exif is not None
+    assert b"Lens & Co" in again.source.exif
+    rewritten = write_image(again, path, overwrite=True)
+    assert read_image(rewritten).source.exif == again.source.exif
+
+
+@pytest.mark.parametrize("cut", [0, 3, 8, 9, 20, 60, 100])
+def test_damaged_exif_does_no_harm(cut: int) -> None:
+    block = camera_exif()[:cut] + b"\xff" * 8
+    data = with_exif(save(make(noise(0, (5, 4), 3, "uint8")), "jpeg", keep="none"), "jpeg", block)
+    buffer = decode_image(data)
+    assert (buffer.height, buffer.width) in ((5, 4), (4, 5))
+    for suffix in (".jpg", ".png", ".webp", ".tif", ".avif"):
+        again = decode_image(encode_image(buffer, suffix))
+        assert (again.height, again.width) == (buffer.height, buffer.width)  # turned once, not twice
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_no_resolution_is_invented(suffix: str) -> None:
+    data = encode_image(ImageBuffer(torch.rand(3, 4, 4)), suffix)
+    with PillowImage.open(io.BytesIO(data)) as seen:
+        assert "dpi" not in seen.info or suffix == ".tif"
+        assert len(seen.getexif()) == 0 or suffix == ".tif"
+    assert decode_image(data).source.dots_per_mm is None
+
+
+def test_iptc_stays_in_its_own_format() -> None:
+    record = b"\x1c\x02\x05\0\x05Title"
+    stream = io.BytesIO()
+    PillowImage.new("RGB", (8, 8)).save(stream, "tiff", tiffinfo={33723: record})
+    buffer = decode_image(stream.getvalue())
+    assert buffer.source.iptc == record
+    with PillowImage.open(io.BytesIO(encode_image(buffer, ".tif"))) as seen:
+        assert seen.tag_v2[33723] == record
+    assert decode_image(encode_image(buffer, ".jpg")).source.iptc is None
+    resource = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x0a" + record
+    image = make(noise(0, (8, 8), 3, "uint8"))
+    image.set_type(pyvips.GValue.blob_type, "iptc-data", resource)
+    buffer = decode_image(save(image, "jpeg"))
+    assert meta(encode_image(buffer, ".jpg"), "jpeg")["iptc-data"] == resource
+    assert decode_image(encode_image(buffer, ".tif")).source.iptc is None
+
+
+# Converting on the way
+
+
+def test_depth_falls_to_what_the_format_holds() -> None:
+    samples = noise(5, (9, 8), 3, "float32")
+    buffer = decode_image(save(make(samples), "tiff"))
+    assert np.array_equal(
+        load(encode_image(buffer, ".png"), "png"), np.rint(samples * 65_535).astype(np.uint16)
+    )
+    assert load(encode_image(buffer, ".jpg"), "jpeg").dtype == np.uint8
+    assert meta(encode_image(buffer, ".avif"), "heif")["bits-per-sample"] == 12
+
+
+def test_quality_100_is_lossless_webp_and_avif() -> None:
+    samples = noise(5, (16, 12), 4, "uint8")
+    buffer = decode_image(save(make(samples), "png"))
+    for suffix, file_format in ((".webp", "webp"), (".avif", "heif")):
+        assert np.array_equal(load(encode_image(buffer, suffix, quality=100), file_format), samples)
+        assert not np.array_equal(load(encode_image(buffer, suffix, quality=50), file_format), samples)
+
+
+def test_jpeg_keeps_full_color_resolution_from_quality_90() -> None:
+    buffer = ImageBuffer(torch.rand(3, 32, 32))
+    assert meta(encode_image(buffer, ".jpg"), "jpeg")["jpeg-chroma-subsample"] == "4:4:4"
+    assert meta(encode_image(buffer, ".jpg", quality=80), "jpeg")["jpeg-chroma-subsample"] == "4:2:0"
+
+
+def test_color_from_a_network_becomes_gray_by_luminance() -> None:
+    buffer = decode_image(save(make(noise(0, (2, 2), 1, "uint8")), "png"))
+    green = torch.zeros(3, 2, 2)
+    green[1] = 1
+    assert load(encode_image(replace(buffer, pixels=green), ".png"), "png").ravel().tolist() == [182] * 4
+
+
+def test_header_without_decoding(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    image = make(noise(0, (10, 24), 1, "uint8"))
+    image.set_type(pyvips.GValue.gint_type, "orientation", 8)
+    path.write_bytes(save(image, "jpeg")[:-30])  # the pixels are cut short, the header isn't
+    header = read_header(path)
+    assert (header.width, header.height, header.format) == (10, 24, "jpeg")
+    assert (header.depth, header.mode, header.has_alpha) == ("uint8", "gray", False)
+
+
+# Refusals
+
+
+def small(file_format: str) -> bytes:
+    return save(make(noise(0, (64, 64), 3, "uint8")), file_format)
+
+
+def frames(file_format: str) -> bytes:
+    image = make(noise(0, (8, 4), 3, "uint8"))
+    image.set_type(pyvips.GValue.gint_type, "page-height", 4)
+    return save(image, file_format)
+
+
+def tiff_with(tag: int, value: int) -> bytes:
+    """A TIFF whose orientation tag was made into another (LONG) one."""
+    data = bytearray(small("tiff"))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    places = range(first + 2, first + 2 + 12 * count, 12)
+    place = next(p for p in places if data[p : p + 2] == struct.pack("<H", 274))
+    struct.pack_into("<HHII", data, place, tag, 4, 1, value)
+    return bytes(data)
+
+
+BAD: list[tuple[str, Callable[[], bytes], type[InputError], str]] = [
+    ("text.jpg", lambda: b"Dear diary, today\n" * 9, UnreadableImageError, "is not a picture"),
+    ("empty.png", lambda: b"", UnreadableImageError, "is empty"),
+    ("cut.png", lambda: small("png")[:4000], UnreadableImageError, "cut short or damaged"),
+    ("cut.jpg", lambda: small("jpeg")[:-200], UnreadableImageError, "cut short or damaged"),
+    ("cut.tif", lambda: small("tiff")[:-200], UnreadableImageError, "cut short or damaged"),
+    ("cut.webp", lambda: small("webp")[:-200], UnreadableImageError, "cut short or damaged"),
+    ("cut.avif", lambda: small("heif")[:-200], UnreadableImageError, "cut short or damaged"),
+    ("head.jpg", lambda: b"\xff\xd8\xff\xe0", UnreadableImageError, "cut short or damaged"),
+    ("head.png", lambda: small("png")[:20], UnreadableImageError, "cut short or damaged"),
+    (
+        "wrong_sum.png",
+        lambda: small("png")[:200] + b"\0" * 40 + small("png")[240:],
+        UnreadableImageError,
+        "damaged",
+    ),
+    (
+        "huge.png",
+        lambda: png(60_000, 60_000, 8, 2, b""),
+        ImageTooLargeError,
+        "60,000 x 60,000 .*3.6 Gpx.*--max-pixels",
+    ),
+    ("moving.gif", lambda: b"GIF89a" + bytes(40), UnsupportedImageError, "is a GIF"),
+    ("drawing.svg", lambda: b' <svg xmlns="http://www.w3.org/2000/svg"/>', UnsupportedImageError, "SVG"),
+    ("paper.pdf", lambda: b"%PDF-1.7", UnsupportedImageError, "is a PDF"),
+    ("phone.heic", lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", UnsupportedImageError, "HEIC"),
+    (
+        "animated.png",
+        lambda: png(1, 1, 8, 0, b"\0\0", chunk(b"acTL", struct.pack(">II", 2, 0))),
+        UnsupportedImageError,
+        "animated PNG",
+    ),
+    (
+        "animated.webp",
+        lambda: frames("webp"),
+        UnsupportedImageError,
+        "2 pages or frames",
+    ),
+    (
+        "pages.tif",
+        lambda: frames("tiff"),
+        UnsupportedImageError,
+        "2 pages or frames",
+    ),
+    (
+        "double.tif",
+        lambda: make(noise(0, (4, 4), 3, "float32")).cast("double").tiffsave_buffer(),
+        UnsupportedImageError,
+        "64-bit floating-point samples",
+    ),
+    (
+        "lab.tif",
+        lambda: make(noise(0, (4, 4), 3, "uint8")).colourspace("lab").tiffsave_buffer(),
+        UnsupportedImageError,
+        "3 channels of lab",
+    ),
+    ("raw.nef", lambda: tiff_with(254, 1), UnsupportedImageError, "camera raw"),
+    ("raw.dng", lambda: tiff_with(50706, 0x0104), UnsupportedImageError, "camera raw"),
+    (
+        "nan.tif",
+        lambda: save(make(np.full((2, 2, 3), np.nan, np.float32)), "tiff"),
+        UnsupportedImageError,
+        "NaN",
+    ),
+    (
+        "scale.tif",
+        lambda: save(make(np.full((2, 2, 3), 200, np.float32)), "tiff"),
+        UnsupportedImageError,
+        "scale from 0 to 1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "error", "words"), BAD, ids=[row[0] for row in BAD])
+def test_a_bad_file_ends_in_one_sentence_that_names_it(
+    name: str, content: Callable[[], bytes], error: type[InputError], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content())
+    with pytest.raises(error, match=words) as caught:
+        read_image(path)
+    assert type(caught.value) is error
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(error, match=r"^The picture "):
+        decode_image(content())
+
+
+def test_hdr_avif_is_refused_and_p3_by_code_points_gets_its_profile() -> None:
+    data = small("heif")
+    place = data.index(b"colrnclx") + 8
+    with pytest.raises(UnsupportedImageError, match="HDR"):
+        decode_image(data[:place] + struct.pack(">HH", 9, 16) + data[place + 4 :])
+    p3 = decode_image(data[:place] + struct.pack(">HH", 12, 13) + data[place + 4 :])
+    assert p3.source.icc == profile("p3")
+    assert decode_image(data).source.icc is None
+
+
+def test_the_limit_is_on_pixels_and_checked_before_decoding() -> None:
+    data = small("png")
+    assert decode_image(data, limits=Limits(max_pixels=64 * 64)).width == 64
+    with pytest.raises(ImageTooLargeError, match=r"4,096 px\); the limit is 4,095 px"):
+        decode_image(data[:200], limits=Limits(max_pixels=64 * 64 - 1))
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match="is a folder"):
+        read_image(tmp_path)
+    with pytest.raises(UnreadableImageError, match="There is no file"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(UnreadableImageError, match="can't be opened"):
+        read_image("nul\0.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UnreadableImageError, match="not a regular file"):
+        read_image(tmp_path / "pipe.png")
+
+
+def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret.png").write_bytes(small("png"))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # permissions mean nothing where tests run as root
+    with pytest.raises(UnreadableImageError, match=r"can't be opened: Permission denied"):
+        read_image(tmp_path / "secret.png")
+
+
+def test_names_that_libvips_would_misread(tmp_path: Path) -> None:
+    for name in ("photo[page=1].png", "a b.png", os.fsdecode(b"\xff.png"), "wrong_suffix.jpg"):
+        path = tmp_path / name
+        path.write_bytes(small("png"))
+        assert read_image(path).width == 64
+
+
+def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "same.png"
+    for value in (10, 20):
+        path.write_bytes(save(make(np.full((4, 4, 3), value, np.uint8)), "png"))
+        assert float(read_image(path).pixels[0, 0, 0]) == pytest.approx(value / 255)
+
+
+# Writing
+
+IMAGE = ImageBuffer(torch.full((3, 8, 6), 0.5))
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_is_written_and_read(suffix: str, tmp_path: Path) -> None:
+    path = write_image(IMAGE, tmp_path / f"out{suffix.upper()}")
+    image = read_image(path)
+    assert (image.height, image.width, image.alpha) == (8, 6, None)
+    assert float((image.pixels - 0.5).abs().max()) < 0.01
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_unknown_suffix_alpha_and_sizes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UnsupportedImageError, match=r"\.gif names no known format\. Choose one of \.avif, \.jpeg"
+    ):
+        write_image(IMAGE, tmp_path / "out.gif")
+    with pytest.raises(UnsupportedImageError, match="no suffix"):
+        write_image(IMAGE, tmp_path / "out")
+    with pytest.raises(UnsupportedImageError, match=r"holds no transparency.*\.png"):
+        write_image(replace(IMAGE, alpha=torch.ones(1, 8, 6)), tmp_path / "out.jpg")
+    with pytest.raises(UnsupportedImageError, match="at most 16,383 a side"):
+        encode_image(ImageBuffer(torch.zeros(3, 1, 16_384)), ".webp")
+    with pytest.raises(InputError, match="quality is 0"):
+        encode_image(IMAGE, ".jpg", quality=0)
+    with pytest.raises(InputError, match="NaN"):
+        encode_image(ImageBuffer(torch.full((3, 2, 2), torch.nan)), ".png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_left_alone_unless_asked(tmp_path: Path) -> None:
+    path = tmp_path / "out.png"
+    path.write_bytes(b"precious")
+    for write in (write_image, lambda *_: copy_image(path, path)):
+        with pytest.raises(OutputExistsError, match="exists already"):
+            write(IMAGE, path)
+    assert path.read_bytes() == b"precious"
+    write_image(IMAGE, path, overwrite=True)
+    assert read_image(path).width == 6
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(OutputExistsError):
+        write_image(IMAGE, tmp_path / "dangling.png")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_not_replaced(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link = tmp_path / "out.png", os.link
+
+    def late(source: Path, target: Path) -> None:
+        path.write_bytes(b"another's")
+        if not links:
+            raise OSError(errno.EPERM, "no links here")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(OutputExistsError):
+        write_image(IMAGE, path)
+    assert path.read_bytes() == b"another's"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_many_writers_of_one_name_leave_one_whole_file(tmp_path: Path) -> None:
+    path, won = tmp_path / "out.png", list[int]()
+
+    def write(value: int) -> None:
+        try:
+            write_image(ImageBuffer(torch.full((3, 40, 40), value / 255)), path)
+        except OutputExistsError:
+            return
+        won.append(value)
+
+    threads = [threading.Thread(target=write, args=(value,)) for value in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert bool((load(path.read_bytes(), "png") == won[0]).all())
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_file_systems_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert read_image(write_image(IMAGE, tmp_path / "out.png")).width == 6
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failure_half_way_leaves_nothing(
+    failure: BaseException, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.png"
+    if overwrite:
+        path.write_bytes(b"old")
+
+    def fail(_: int) -> None:
+        assert len(list(tmp_path.iterdir())) == 1 + overwrite  # the temporary file is there
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError if isinstance(failure, OSError) else KeyboardInterrupt) as caught:
+        write_image(IMAGE, path, overwrite=overwrite)
+    if isinstance(failure, OSError):
+        assert "No space left on device" in str(caught.value)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"] * overwrite
+
+
+def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        write_image(IMAGE, tmp_path / "missing" / "out.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        write_image(IMAGE, tmp_path / "folder.png", overwrite=True)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match="can't be written: Read-only file system"):
+        write_image(IMAGE, tmp_path / "out.png")
+
+
+def test_copies_are_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "in.jpg").write_bytes(small("jpeg"))
+    assert copy_image(tmp_path / "in.jpg", tmp_path / "out.jpg").read_bytes() == small("jpeg")
+    with pytest.raises(UnreadableImageError, match="There is no file"):
+        copy_image(tmp_path / "none.jpg", tmp_path / "out2.jpg")
+
+
+# Manners
+
+
+def test_nothing_is_printed_and_pyvips_is_imported_late(tmp_path: Path) -> None:
+    path = tmp_path / "odd.png"
+    path.write_bytes(png(1, 1, 8, 2, b"\0abc", chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile"))))
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    code = (
+        "import sys, pellucid, pellucid.image_io; assert 'pyvips' not in sys.modules\n"
+        f"image = pellucid.read_image({str(path)!r}); assert image.source.icc is None, image\n"
+        "import pyvips\n"
+        f"drawing = {drawing!r}\n"
+        "try: pyvips.Image.svgload_buffer(drawing)\n"
+        "except pyvips.Error: print('blocked', end='')\n"
+    )
+    root = str(Path(__file__).parents[1] / "src")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "blocked", "")
+
+
+def test_no_file_is_left_open(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(small("png"))
+    (tmp_path / "cut.png").write_bytes(small("png")[:500])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+        for _ in range(20):
+            read_image(tmp_path / "in.png")
+            read_header(tmp_path / "in.png")
+            with pytest.raises(UnreadableImageError):
+                read_image(tmp_path / "cut.png")
+        after = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    assert after <= before + 2

@@ -1,0 +1,434 @@
+"""The training loop: it learns, keeps what it promises, resumes to the same bits, and needs few packages."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import pellucid
+from pellucid import train as training
+from pellucid.checkpoint import Checkpoint
+from pellucid.data import Task, load_shards, read_rgb8
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.recipe import Recipe
+from pellucid.train import PANEL_SIDE, train, validate
+
+RECIPE = Recipe(
+    name="tiny",
+    model="daair_s",
+    tasks=(Task("noise", 1, "clean", "gaussian_noise"),),
+    patch=16,
+    batch=4,
+    steps=5,
+    learning_rate=2e-3,
+    warmup_steps=2,
+    ema_decay=0.5,
+    precision="32-true",
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, write_shards) -> Path:
+    """A shard folder of three smooth photographs, two of them to train on."""
+    y, x = np.mgrid[0:48, 0:64] / 60
+    files = []
+    for i, split in enumerate(("train", "train", "val")):
+        waves = [np.sin((3 + i) * y + (4 + channel) * x) for channel in range(3)]
+        pixels = (128 + 90 * np.stack(waves, axis=2)).astype(np.uint8)
+        files.append(({"path": f"{i}.png", "split": split, "role": "clean"}, pixels))
+    return write_shards(tmp_path_factory.mktemp("photos"), files)
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(RECIPE, photos, folder, device="cpu") == folder / "weights.safetensors"
+    return folder
+
+
+def state(folder: Path, part: str = "") -> dict[str, Tensor]:
+    return {k: v for k, v in load_file(folder / "state.safetensors").items() if k.startswith(part)}
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A fresh interpreter, its stdout to be read."""
+    source = Path(pellucid.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+# What a run leaves
+
+
+def test_weights_rebuild_their_network(whole: Path) -> None:
+    checkpoint = Checkpoint.read(whole / "weights.safetensors")
+    assert checkpoint.model == "daair_s"
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {torch.float16}
+    network = checkpoint.build().eval()
+    with torch.inference_mode():
+        assert network(torch.rand(1, 3, 16, 32)).isfinite().all()
+
+
+def test_provenance_says_where_they_come_from(whole: Path, photos: Path) -> None:
+    provenance = Checkpoint.read(whole / "weights.safetensors").provenance
+    assert (provenance["steps"], provenance["samples"], provenance["seed"]) == (5, 20, 0)
+    assert provenance["recipe"] == json.loads(json.dumps(RECIPE.to_dict()))
+    for split, key in (("train", "training_data_sha256"), ("val", "validation_data_sha256")):
+        assert provenance[key] == load_shards(photos, split).data_hash
+    assert set(provenance["validation"]) == {"noise_15", "noise_25", "noise_50", "clean"}, "what it trains on"
+    assert provenance["validation"]["noise_25"]["n"] == 1
+
+
+def test_log_ends_with_the_validation(whole: Path) -> None:
+    last = log(whole)[-1]
+    assert last["step"] == 5
+    assert last["validation"] == Checkpoint.read(whole / "weights.safetensors").provenance["validation"]
+    assert list(whole.glob("events.out.tfevents.*"))
+
+
+def test_panel_shows_each_kind(whole: Path) -> None:
+    panel = read_rgb8(whole / "panel.png")
+    kinds = log(whole)[-1]["validation"]
+    assert panel.shape == (len(kinds) * PANEL_SIDE, 3 * PANEL_SIDE, 3)
+    row = list(kinds).index("noise_50") * PANEL_SIDE
+    degraded, _, clean = panel[row : row + 48, :].split(PANEL_SIDE, dim=1)
+    error = (degraded[:, :64].float() - clean[:, :64].float()).square().mean().sqrt().item()
+    assert error == pytest.approx(50, rel=0.15)
+    assert not degraded[:, 64:].any(), "black beside a small picture"
+
+
+def test_nothing_else_is_left(whole: Path) -> None:
+    names = {path.name for path in whole.iterdir() if not path.name.startswith("events")}
+    assert names == {"state.safetensors", "weights.safetensors", "log.jsonl", "panel.png"}
+
+
+def test_every_hundred_steps_are_logged(photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """With a network of one weight, a hundred steps take no time."""
+
+    class Gain(nn.Module):
+        def __init__(self, config: object) -> None:
+            super().__init__()
+            self.config = config
+            self.gain = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gain
+
+    spec = training.models.get("daair_s")
+    monkeypatch.setattr(training.models, "get", lambda _: replace(spec, build=Gain))
+    recipe = replace(RECIPE, tasks=(Task("clean", 1, "clean"),), steps=200, learning_rate=0.01, ema_decay=0.9)
+    train(recipe, photos, tmp_path / "run", device="cpu")
+    first, second = (row for row in log(tmp_path / "run") if "loss" in row)
+    assert (first["step"], second["step"]) == (100, 200)
+    assert second["loss"] < 0.7 * first["loss"]
+    assert 0 < second["learning_rate"] < first["learning_rate"] < 0.01
+    assert "step 100 · 50% · loss" in capsys.readouterr().err
+
+
+# Learning
+
+
+def test_a_few_steps_restore_a_little(photos: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, steps=30, learning_rate=4e-3)  # the network starts as the identity
+    scores = Checkpoint.read(train(recipe, photos, tmp_path / "run", device="cpu")).provenance["validation"]
+    assert scores["noise_50"]["output"] > scores["noise_50"]["input"] + 0.05
+
+
+def test_average_follows_the_weights(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    seen: list[Tensor] = []
+    genuine = training.AveragedModel.update_parameters
+
+    def update(self, network) -> None:
+        seen.append(network.head.weight.detach().clone())
+        genuine(self, network)
+
+    monkeypatch.setattr(training.AveragedModel, "update_parameters", update)
+    train(replace(RECIPE, ema_decay=0.75, steps=4), photos, tmp_path / "run", device="cpu")
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.75 * expected + 0.25 * weight
+    averaged = state(tmp_path / "run")["average.module.head.weight"]
+    torch.testing.assert_close(averaged, expected, rtol=0, atol=1e-7)
+    assert not torch.allclose(averaged, seen[-1], rtol=0, atol=1e-5)
+    kept = Checkpoint.read(tmp_path / "run" / "weights.safetensors").tensors["head.weight"]
+    assert torch.equal(kept, averaged.half())
+
+
+def test_controllers_follow_while_training(whole: Path) -> None:
+    network = {k.removeprefix("network."): v for k, v in state(whole, "network.").items()}
+    own, source = network["decoder.0.0.controller.expert.mix"], network["encoder.0.0.learner.agnostic.mix"]
+    torch.manual_seed(RECIPE.seed)
+    fresh = training.models.get("daair_s")
+    start = fresh.build(fresh.config).state_dict()["encoder.0.0.learner.agnostic.mix"]
+    moved, travelled = (own - start).norm(), (source - start).norm()
+    assert 0 < moved < 0.01 * travelled  # 5 steps of momentum 0.999
+
+
+@pytest.mark.parametrize(
+    ("step", "done", "expected"),
+    [(0, 0.0, 0.1), (4, 0.0, 0.5), (9, 0.0, 1.0), (99, 0.5, 0.5005), (99, 1.0, 0.001)],
+)
+def test_learning_rate_warms_up_and_falls(step: int, done: float, expected: float) -> None:
+    recipe = replace(RECIPE, learning_rate=1.0, final_learning_rate=0.001, warmup_steps=10)
+    assert training._learning_rate(recipe, step, done) == pytest.approx(expected)
+
+
+def test_minutes_replace_steps(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    clock = iter(range(0, 10_000, 10))  # each look at the clock finds ten seconds gone
+    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
+    weights = train(RECIPE, photos, tmp_path / "run", minutes=0.5, device="cpu")
+    assert Checkpoint.read(weights).provenance["steps"] == 3
+    again = train(RECIPE, photos, tmp_path / "run", minutes=0.6, resume=True, device="cpu")
+    provenance = Checkpoint.read(again).provenance
+    assert (provenance["steps"], provenance["hours"]) == (4, round(40 / 3600, 3))
+
+
+def test_validation_measures_input_and_output(photos: Path) -> None:
+    class Identity(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    network = Identity().train()
+    scores = validate(network, load_shards(photos, "val"), None)
+    assert network.training
+    assert scores["clean"] == {"n": 1, "input": None, "output": 99.0}
+    assert all(row["output"] == row["input"] for kind, row in scores.items() if kind != "clean")
+    assert scores["noise_25"]["input"] == pytest.approx(20 * math.log10(255 / 25), abs=0.5)
+
+
+# Stopping and going on
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import torch
+from pellucid.recipe import load_recipe
+from pellucid.train import train
+
+torch.set_num_threads(1)
+genuine, saves = Path.replace, 0
+
+def hang_at_third(self, target):
+    global saves
+    if "state" in self.name:
+        saves += 1
+        if saves == 3:
+            print("saving", flush=True)
+            time.sleep(600)
+    return genuine(self, target)
+
+Path.replace = hang_at_third
+train(load_recipe(sys.argv[1]), sys.argv[2], sys.argv[3], device="cpu", save_every=0)
+"""
+
+
+def as_toml(recipe: Recipe) -> str:
+    values = {**recipe.to_dict(), "betas": list(recipe.betas)}
+    (task,) = values.pop("tasks")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines += [
+        "[[tasks]]",
+        *(f"{key} = {json.dumps(value)}" for key, value in task.items() if value is not None),
+    ]
+    return "\n".join(lines)
+
+
+def test_a_run_killed_while_saving_ends_with_the_same_bits(whole: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(as_toml(RECIPE))
+    folder = tmp_path / "run"
+    child = run_python(KILLED, tmp_path / "tiny.toml", photos, folder)
+    said = child.stdout.readline()
+    child.send_signal(signal.SIGKILL)
+    _, errors = child.communicate()
+    assert said == "saving\n", errors
+    assert child.returncode == -signal.SIGKILL
+    assert list(folder.glob(".state.safetensors.*.tmp")), "it was killed before the renaming"
+
+    train(RECIPE, photos, folder, device="cpu", resume=True)
+    assert not list(folder.glob(".*")), "the half-done file is swept away"
+    resumed, straight = state(folder), state(whole)
+    assert resumed.keys() == straight.keys()
+    assert [name for name in straight if not torch.equal(resumed[name], straight[name])] == []
+    ours, theirs = (Checkpoint.read(f / "weights.safetensors") for f in (folder, whole))
+    assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)
+    assert ours.provenance["steps"] == 5
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(whole: Path, photos: Path) -> None:
+    before = (whole / "weights.safetensors").stat().st_mtime_ns, state(whole)
+    train(RECIPE, photos, whole, device="cpu", resume=True)
+    assert (whole / "weights.safetensors").stat().st_mtime_ns > before[0]
+    assert all(torch.equal(tensor, before[1][name]) for name, tensor in state(whole).items())
+
+
+def test_resume_without_a_run_starts_one(photos: Path, tmp_path: Path) -> None:
+    weights = train(replace(RECIPE, steps=1), photos, tmp_path / "new", device="cpu", resume=True)
+    assert Checkpoint.read(weights).provenance["steps"] == 1
+
+
+def test_start_from_starts_with_these_weights(whole: Path, photos: Path, tmp_path: Path) -> None:
+    still = replace(RECIPE, steps=1, learning_rate=1e-12, final_learning_rate=0.0)
+    weights = train(still, photos, tmp_path / "run", device="cpu", start_from=whole / "weights.safetensors")
+    before, after = (Checkpoint.read(file).tensors for file in (whole / "weights.safetensors", weights))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert all(".controller.expert." in name for name in changed), "only what follows others may move"
+
+
+# What is refused
+
+
+def test_an_existing_run_is_not_overwritten(whole: Path, photos: Path) -> None:
+    before = (whole / "state.safetensors").read_bytes()
+    with pytest.raises(OutputExistsError, match=r"already holds a run\. Go on with it by --resume"):
+        train(RECIPE, photos, whole, device="cpu")
+    assert (whole / "state.safetensors").read_bytes() == before
+
+
+def test_another_recipes_run_is_not_continued(whole: Path, photos: Path) -> None:
+    with pytest.raises(RecipeError, match=r"holds a run of tiny \(daair_s\), not of other \(daair_s\)"):
+        train(replace(RECIPE, name="other"), photos, whole, device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("content", ["cut", "words", "weights"])
+def test_a_damaged_state_is_refused(whole: Path, photos: Path, tmp_path: Path, content: str) -> None:
+    bytes_of = {
+        "cut": lambda: (whole / "state.safetensors").read_bytes()[:-1],
+        "words": lambda: b"no tensors here",
+        "weights": lambda: (whole / "weights.safetensors").read_bytes(),
+    }
+    (tmp_path / "state.safetensors").write_bytes(bytes_of[content]())
+    with pytest.raises(CheckpointError, match=r"state.safetensors is not the saved state of a run"):
+        train(RECIPE, photos, tmp_path, device="cpu", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "error", "said"),
+    [
+        ({"model": "dfpir"}, {}, RecipeError, "dfpir is guided by a prompt; this loop trains blind networks"),
+        ({}, {"device": "tpu"}, InputError, "no device 'tpu' to train on. Choose auto, cpu or"),
+        ({}, {"minutes": 0}, InputError, "The budget is 0 minutes; expected more than zero"),
+        ({}, {"minutes": float("nan")}, InputError, "The budget is nan minutes"),
+        (
+            {},
+            {"processes": 3},
+            RecipeError,
+            "The batch of 4 can't be shared by 3 processes. Choose a multiple of 3",
+        ),
+        (
+            {"tasks": (Task("rain", 1, "rain_pairs"),)},
+            {},
+            RecipeError,
+            "task 'rain' asks for the source 'rain_pairs', which the data lacks",
+        ),
+        ({}, {"start_from": "nowhere.safetensors"}, CheckpointError, "nowhere.safetensors can't be read"),
+    ],
+)
+def test_what_can_not_be_done_leaves_no_folder(
+    photos: Path, tmp_path: Path, change: dict, options: dict, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error) as caught:
+        train(replace(RECIPE, **change), photos, tmp_path / "run", **{"device": "cpu", **options})
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no device 'cuda'"):
+        train(RECIPE, photos, tmp_path / "run", device="cuda")
+
+
+def test_weights_of_another_structure_are_no_start(photos: Path, tmp_path: Path) -> None:
+    spec = training.models.get("daair")
+    small = replace(spec.config, dim=4, encoder_blocks=(1, 1), decoder_blocks=(1,), num_heads=(1, 1))
+    Checkpoint.from_network("daair", spec.build(small)).write(tmp_path / "other.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"holds a daair of its own configuration; the recipe trains daair_s"
+    ):
+        train(RECIPE, photos, tmp_path / "run", device="cpu", start_from=tmp_path / "other.safetensors")
+
+
+def test_without_fabric_the_remedy_is_named(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    for package in ("lightning_fabric", "lightning", "lightning.fabric"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RecipeError, match=r"needs Lightning Fabric.*pip install 'pellucid\[train\]'"):
+        train(RECIPE, photos, tmp_path / "run", device="cpu")
+
+
+def test_broken_weights_never_replace_good_ones(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    losses: list[Callable[[Tensor, Tensor], Tensor]] = [training.l1, training.l1]
+
+    def turns_bad(restored: Tensor, clean: Tensor) -> Tensor:
+        good = losses.pop() if losses else None
+        return good(restored, clean) if good else restored.sum() * float("nan")
+
+    monkeypatch.setattr(training, "l1", turns_bad)
+    with pytest.raises(
+        RecipeError, match=r"infinite or NaN before step 3\. Lower the learning rate.*--resume"
+    ):
+        train(RECIPE, photos, tmp_path / "run", device="cpu", save_every=0)
+    assert all(tensor.isfinite().all() for tensor in state(tmp_path / "run").values())
+    monkeypatch.undo()
+    weights = train(RECIPE, photos, tmp_path / "run", device="cpu", resume=True)
+    assert Checkpoint.read(weights).provenance["steps"] == 5
+
+
+# A machine that has little
+
+BARE = """
+import sys
+from importlib.abc import MetaPathFinder
+
+# What a machine made for training may lack.
+MISSING = {"pyvips", "pydantic", "tensorboard", "tensorboardX", "rich", "typer", "torchmetrics", "scipy"}
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import torch
+from pellucid.recipe import load_recipe
+from pellucid.train import train
+
+torch.set_num_threads(1)
+train(load_recipe(sys.argv[1]), sys.argv[2], sys.argv[3], device="cpu")
+"""
+
+
+def test_a_bare_machine_trains_alike(whole: Path, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    (tmp_path / "tiny.toml").write_text(as_toml(RECIPE))
+    folder = tmp_path / "run"
+    child = run_python(BARE, tmp_path / "tiny.toml", photos, folder)
+    _, errors = child.communicate()
+    assert child.returncode == 0, errors
+    assert {path.name for path in folder.iterdir()} == {
+        "state.safetensors",
+        "weights.safetensors",
+        "log.jsonl",
+        "panel.png",
+    }
+    assert torch.equal(read_rgb8(folder / "panel.png"), read_rgb8(whole / "panel.png"))
+    rich = state(whole)
+    assert all(torch.equal(tensor, rich[name]) for name, tensor in state(folder).items())
