@@ -1,0 +1,41 @@
+"""Makes the degraded photographs of this folder from scikit-image's freely licensed ones.
+
+Run with the test tools installed: python examples/make.py
+Each picture is one call of a pellucid operator with fixed parameters, so the files can be rebuilt.
+"""
+
+from pathlib import Path
+
+import skimage.data
+import torch
+
+from pellucid import ImageBuffer, degradations, write_image
+
+FOLDER = Path(__file__).parent
+# file, photograph, operator, seed of its parameters
+EXAMPLES = (
+    ("noisy_cat.png", "chelsea", "gaussian_noise", 4),
+    ("rainy_cup.jpg", "coffee", "rain_streaks", 8),
+    ("hazy_rocket.jpg", "rocket", "haze", 7),
+    ("dark_astronaut.png", "astronaut", "low_light", 5),
+    ("blurred_cup.jpg", "coffee", "motion_blur", 4),
+    ("hazy_shaken_astronaut.jpg", "astronaut", "composite", 1),
+)
+
+
+def main() -> None:
+    for file, photograph, operator_name, seed in EXAMPLES:
+        clean = torch.from_numpy(getattr(skimage.data, photograph)().copy()).permute(2, 0, 1)[None] / 255
+        clean = (
+            torch.nn.functional.interpolate(clean, scale_factor=0.8, mode="area")
+            if photograph == "coffee"
+            else clean
+        )
+        operator = degradations.get(operator_name)
+        params = operator.draw(torch.Generator().manual_seed(seed), 1)
+        write_image(ImageBuffer(operator.apply(clean, params)[0]), FOLDER / file, overwrite=True)
+        print(file, operator_name, params.to_json())
+
+
+if __name__ == "__main__":
+    main()
