@@ -408,6 +408,13 @@ def test_batches_follow_the_weights(shards: Path) -> None:
     ]
 
 
+def test_a_task_joins_when_its_share_of_the_run_is_over(shards: Path) -> None:
+    tasks = [Task("clean", 1, "clean"), Task("noise", 9, "camera_noise_pairs", starts_at=0.25)]
+    mixer = Mixer(load_shards(shards, "train"), tasks)
+    assert set(mixer.batch(100, 16, rng(), done=0.2)[2]) == {"clean"}
+    assert mixer.batch(1000, 16, rng(), done=0.25)[2].count("noise") / 1000 == pytest.approx(0.9, abs=0.04)
+
+
 def test_batches_follow_the_generator(shards: Path) -> None:
     tasks = [Task("noise", 1, "clean", "gaussian_noise"), Task("rain", 1, "rain_pairs")]
     mixer = Mixer(load_shards(shards, "train"), tasks)

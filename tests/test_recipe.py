@@ -73,7 +73,7 @@ def test_its_plain_values_make_it_again() -> None:
         ("model", "daair_x", "There is no model called 'daair_x'."),
         ("epochs", 3, "There is no key called 'epochs'. Did you mean steps"),
         ("tasks", 3, "tasks is 3; expected tuple[Task, ...]"),
-        ("tasks", [], "tasks: at least one task with a weight above zero is needed"),
+        ("tasks", [], "tasks: at least one task with a weight above zero that starts at 0 is needed"),
         ("tasks", [3], "tasks.0: this is 3; expected a table"),
     ],
 )
@@ -118,7 +118,18 @@ def test_what_is_missing_is_told() -> None:
 
 def test_tasks_without_weight_are_refused() -> None:
     assert faults({**GOOD, "tasks": [{**TASK, "weight": 0}]}) == [
-        "tasks: at least one task with a weight above zero is needed"
+        "tasks: at least one task with a weight above zero that starts at 0 is needed"
+    ]
+
+
+def test_a_task_may_start_later_but_not_all_of_them() -> None:
+    later = {**TASK, "starts_at": 0.25}
+    assert parse_recipe({**GOOD, "tasks": [TASK, later]}, "mine").tasks[1].starts_at == 0.25
+    assert faults({**GOOD, "tasks": [later]}) == [
+        "tasks: at least one task with a weight above zero that starts at 0 is needed"
+    ]
+    assert faults({**GOOD, "tasks": [TASK, {**TASK, "starts_at": 1.5}]}) == [
+        "tasks.1: starts_at is 1.5; expected a share of the run, 0 to 1"
     ]
 
 

@@ -399,7 +399,7 @@ import sys
 from importlib.abc import MetaPathFinder
 
 # What a machine made for training may lack.
-MISSING = {"pyvips", "pydantic", "tensorboard", "tensorboardX", "rich", "typer", "torchmetrics", "scipy"}
+MISSING = {"pyvips", "tensorboard", "tensorboardX", "rich", "typer", "torchmetrics", "scipy"}
 
 class Missing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

@@ -293,6 +293,8 @@ class Task:
         source: one of `SOURCES`, where the pictures come from.
         operator: a degradation's name; without it the source's own pairs are used ("clean": identity).
         streaks: draw real streak planes from the source "rain_pairs" for the operator.
+        starts_at: share of the run, 0 to 1, after which the task joins the mix. Kinds whose error is one
+            coherent shift of a picture (haze, darkness) drown the gradients of noise while both are new.
     """
 
     kind: str
@@ -300,6 +302,7 @@ class Task:
     source: str
     operator: str | None = None
     streaks: bool = False
+    starts_at: float = 0.0
 
 
 class Mixer:
@@ -308,6 +311,7 @@ class Mixer:
     def __init__(self, shards: Shards, tasks: Sequence[Task]) -> None:
         self.shards, self.tasks = shards, list(tasks)
         self.weights = torch.tensor([task.weight for task in self.tasks], dtype=torch.float64)
+        self.starts = torch.tensor([task.starts_at for task in self.tasks], dtype=torch.float64)
         faults = [
             f"task {task.kind!r} asks for the source {source!r}, which the data lacks"
             for task in self.tasks
@@ -320,10 +324,16 @@ class Mixer:
                 "Remove the task from the recipe, or give other data."
             )
 
-    def batch(self, n: int, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor, list[str]]:
-        """One batch: degraded and clean (n, 3, size, size) float32 in [0, 1], and each sample's kind."""
+    def batch(
+        self, n: int, size: int, rng: torch.Generator, done: float = 1.0
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """One batch: degraded and clean (n, 3, size, size) float32 in [0, 1], and each sample's kind.
+
+        Drawn from the tasks that have started when the share `done` of the run is over.
+        """
+        weights = self.weights * (self.starts <= done)
         counts = torch.bincount(
-            torch.multinomial(self.weights, n, replacement=True, generator=rng), minlength=len(self.tasks)
+            torch.multinomial(weights, n, replacement=True, generator=rng), minlength=len(self.tasks)
         ).tolist()
         degraded: list[Tensor] = []
         clean: list[Tensor] = []

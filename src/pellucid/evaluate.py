@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pellucid.data import center_crop
 from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import IMAGE_SUFFIXES, read_image
@@ -116,7 +117,7 @@ def evaluate_pairs(
                 raise InputError(
                     f"The pair {stem!r} in {data} has the sizes {sizes}; expected one size. Crop them alike."
                 )
-            yield path.name, center_crop(pair[0], path), center_crop(pair[1], path)
+            yield path.name, _cropped(pair[0], path), _cropped(pair[1], path)
 
     return _evaluate(restorer, pairs(), len(degraded), "pairs", diagnosis, progress)
 
@@ -150,7 +151,7 @@ def evaluate_denoising(
 
     def pairs() -> Iterable[tuple[str, Tensor, Tensor]]:
         for path in pictures.values():
-            clean = center_crop(read_image(path).pixels, path)
+            clean = _cropped(read_image(path).pixels, path)
             yield path.name, add_noise(clean, sigma, path.stem), clean
 
     protocol = (
@@ -159,20 +160,14 @@ def evaluate_denoising(
     return _evaluate(restorer, pairs(), len(pictures), protocol, diagnosis, progress)
 
 
-def center_crop(pixels: Tensor, path: Path) -> Tensor:
-    """(3, H, W) cut about its center to multiples of 16.
-
-    Raises:
-        InputError: nothing would be left.
-    """
+def _cropped(pixels: Tensor, path: Path) -> Tensor:
     _, height, width = pixels.shape
     if min(height, width) < CROP:
         raise InputError(
             f"{path} is {width} x {height} pixels; evaluation crops to multiples of {CROP}, so nothing "
             "is left. Leave it out."
         )
-    top, left = height % CROP // 2, width % CROP // 2
-    return pixels[:, top : top + height - height % CROP, left : left + width - width % CROP]
+    return center_crop(pixels, CROP)
 
 
 def add_noise(clean: Tensor, sigma: float, name: str) -> Tensor:

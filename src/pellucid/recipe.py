@@ -114,8 +114,10 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     faults += _recipe_faults(good)
     for i, task in enumerate(tasks):
         faults += [f"tasks.{i}: {fault}" for fault in _task_faults(task)]
-    if tables is not None and not any(task.get("weight", 1) > 0 for task in tasks):
-        faults.append("tasks: at least one task with a weight above zero is needed")
+    if tables is not None and not any(
+        task.get("weight", 1) > 0 and task.get("starts_at", 0) <= 0 for task in tasks
+    ):
+        faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
     if faults:
         listing = "".join(f"\n  - {fault}" for fault in faults)
         raise RecipeError(f"{origin} has {len(faults)} fault{'s' * (len(faults) > 1)}:{listing}")
@@ -195,6 +197,8 @@ def _task_faults(task: dict[str, Any]) -> list[str]:
         faults.append(unknown_name("kind", task["kind"], list(KINDS)))
     if task.get("weight", 0) < 0:
         faults.append(f"the weight is {task['weight']}; expected zero or more")
+    if not 0 <= task.get("starts_at", 0) <= 1:
+        faults.append(f"starts_at is {task['starts_at']}; expected a share of the run, 0 to 1")
     if source == "depth" and operator != "haze":
         faults.append("the source 'depth' serves the operator 'haze' alone")
     if task.get("streaks") and operator != "rain_streaks":

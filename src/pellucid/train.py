@@ -194,7 +194,7 @@ def train(
         seed = ((recipe.seed * 1_000_003 + progress.step) * 1_000_003 + fabric.global_rank) % 2**63
         rng.manual_seed(seed)
         torch.manual_seed(seed)  # of the router's noise
-        degraded, clean, _ = mixer.batch(recipe.batch // fabric.world_size, recipe.patch, rng)
+        degraded, clean, _ = mixer.batch(recipe.batch // fabric.world_size, recipe.patch, rng, done)
         degraded = degraded.contiguous(memory_format=torch.channels_last)
         extra: dict[str, Tensor] = {}
         if hasattr(network, "forward_train"):
@@ -232,6 +232,7 @@ def train(
             keep()
             next_save = progress.seconds + 60 * save_every
 
+    keep()  # before the long look, so that a kill meanwhile costs no training
     look(FINAL_LIMIT)
     keep()
     log.close()

@@ -231,7 +231,10 @@ def test_ctrl_c_leaves_no_half_file(options, tmp_path):
         save(tmp_path / "in" / f"{i}.png", (300, 300))
     command = [sys.executable, "-m", "pellucid", "restore", tmp_path / "in", "-o", tmp_path / "out", *options]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    # A job in the background inherits SIGINT ignored, and would hand that on; a handled signal starts anew.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        signal.signal(signal.SIGINT, inherited)
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("out/*.png")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
