@@ -273,6 +273,71 @@ def test_a_run_killed_while_saving_ends_with_the_same_bits(whole: Path, photos: 
     assert ours.provenance["steps"] == 5
 
 
+# Several processes
+
+PROCESSES = """
+import os
+import signal
+import sys
+
+from pellucid import train as training
+from pellucid.errors import PellucidError
+from pellucid.recipe import load_recipe
+
+recipe, data, run, processes, lost_at = sys.argv[1:]
+training.LOG_EVERY = 1
+genuine = training._learning_rate
+
+def rate(recipe, step, done):
+    if step == int(lost_at) and os.environ.get("LOCAL_RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return genuine(recipe, step, done)
+
+training._learning_rate = rate
+try:
+    training.train(
+        load_recipe(recipe), data, run, device="cpu", processes=int(processes), save_every=0, resume=True
+    )
+except PellucidError as error:
+    sys.exit(f"pellucid: {error}")
+"""
+
+
+def run_processes(folder: Path, data: Path, processes: int, lost_at: int = -1) -> tuple[int, str]:
+    """A run of 20 steps in `folder / "run"`, by a script, since each process starts it anew."""
+    folder.mkdir(exist_ok=True)
+    (folder / "tiny.toml").write_text(as_toml(replace(RECIPE, steps=20, learning_rate=1e-4)))
+    (folder / "script.py").write_text(PROCESSES)
+    source = Path(pellucid.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "script.py", "tiny.toml", data, "run", str(processes), str(lost_at)]
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    return ended.returncode, ended.stderr
+
+
+def losses(folder: Path) -> list[float]:
+    rows = map(json.loads, (folder / "run" / "log.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_two_processes_learn_as_one_and_outlive_a_lost_one(photos: Path, tmp_path: Path) -> None:
+    for name, processes in (("one", 1), ("two", 2)):
+        code, said = run_processes(tmp_path / name, photos, processes)
+        assert code == 0, said
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 20
+    assert two == pytest.approx(one, abs=1e-5)
+
+    code, said = run_processes(tmp_path / "lost", photos, 2, lost_at=12)
+    assert code not in (0, None)
+    assert "Another of the 2 processes of this run ended" in said
+    assert run_processes(tmp_path / "lost", photos, 2)[0] == 0
+    resumed, straight = state(tmp_path / "lost" / "run"), state(tmp_path / "two" / "run")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
 def test_a_finished_run_has_nothing_to_go_on_with(whole: Path, photos: Path) -> None:
     before = (whole / "weights.safetensors").stat().st_mtime_ns, state(whole)
     train(RECIPE, photos, whole, device="cpu", resume=True)
@@ -331,7 +396,7 @@ def test_a_damaged_state_is_refused(whole: Path, photos: Path, tmp_path: Path, c
             {},
             {"processes": 3},
             RecipeError,
-            "The batch of 4 can't be shared by 3 processes. Choose a multiple of 3",
+            "The batch is drawn in 4 lots, which 3 processes can't share alike. Set lots, and batch, to",
         ),
         (
             {"tasks": (Task("rain", 1, "rain_pairs"),)},

@@ -17,6 +17,7 @@ PellucidError           what pellucid raises on purpose                         
 │   ├── NonFiniteOutputError      NaN or infinity, also in float32                       HTTP 500, exit 4
 │   ├── MemoryBudgetError         can't be done within the memory given                  HTTP 507, exit 4
 │   └── UnsupportedDtypeError     the device or the network can't compute in this dtype  HTTP 500, exit 4
+├── TrainingError           a training that could not go on                              HTTP 500, exit 4
 └── RecipeError             all faults of a recipe at once                               HTTP 422, exit 2
 
 A message says what was found, what was expected, and the next step.
@@ -114,6 +115,12 @@ class MemoryBudgetError(RestorationError):
 
 class UnsupportedDtypeError(RestorationError):
     """The device or the network can't compute in this dtype."""
+
+
+class TrainingError(PellucidError):
+    """A training that could not go on, for no fault of its recipe."""
+
+    exit_code = 4
 
 
 class RecipeError(PellucidError):

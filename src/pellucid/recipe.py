@@ -21,7 +21,7 @@ KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "cle
 # The loop saves no gradient scaler, so float16 is not among them.
 PRECISIONS = ("32-true", "bf16-mixed")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("patch", "batch", "steps", "learning_rate", "clip_norm"), lambda v: v > 0, "above zero"),
+    (("patch", "batch", "lots", "steps", "learning_rate", "clip_norm"), lambda v: v > 0, "above zero"),
     (("final_learning_rate", "warmup_steps", "weight_decay"), lambda v: v >= 0, "zero or more"),
     (("fourier_weight", "balance_weight"), lambda v: v >= 0, "zero or more"),
     (("seed",), lambda v: 0 <= v < 2**63, "zero or more, below 2^63"),
@@ -40,7 +40,9 @@ class Recipe:
         tasks: the mix.
         seed: of weights, crops and degradations.
         patch: side of the square crops, in pixels.
-        batch: crops per step.
+        batch: crops per step, of all processes together.
+        lots: a batch is drawn in so many equal lots, each with a seed of its own, so that every number of
+            processes that divides it trains on the same pictures.
         steps: length in optimizer steps; a wall-clock budget (`--minutes`) replaces it.
         learning_rate: peak, after the warm-up.
         final_learning_rate: at the end of the cosine.
@@ -58,6 +60,7 @@ class Recipe:
     seed: int = 0
     patch: int = 128
     batch: int = 8
+    lots: int = 4
     steps: int = 100_000
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
@@ -172,6 +175,9 @@ def _recipe_faults(good: dict[str, Any]) -> list[str]:
         for name in names
         if name in good and not allows(good[name])
     ]
+    batch, lots = good.get("batch", Recipe.batch), good.get("lots", Recipe.lots)
+    if lots > 0 and batch % lots:
+        faults.append(f"batch is {batch}; expected a multiple of lots, {lots}")
     if good.get("precision", PRECISIONS[0]) not in PRECISIONS:
         faults.append(unknown_name("precision", good["precision"], list(PRECISIONS)))
     if "model" in good:

@@ -11,6 +11,7 @@ Needs torch, numpy, safetensors and Lightning Fabric; TensorBoard and libvips (e
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Collection, Generator
@@ -29,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pellucid import __version__, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Mixer, Shards, load_shards, validation_pairs, write_rgb8
-from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.losses import fourier_l1, l1
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.models import ModelSpec
@@ -37,6 +38,7 @@ from pellucid.recipe import Recipe
 
 FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, and minutes instead of an hour
 PANEL_SIDE = 256
+LOG_EVERY = 100  # steps
 
 
 @dataclass
@@ -84,6 +86,7 @@ def train(
         OutputExistsError: the folder holds a run and `resume` is false.
         CheckpointError: `start_from` or the saved state can't be used.
         InputError: there is no such device, or no time.
+        TrainingError: another process of the run ended.
         RecipeError: the model is guided, the folder holds another recipe's run, the data don't serve the
             recipe, the weights are not finite anymore, or Fabric is missing.
     """
@@ -95,10 +98,10 @@ def train(
         )
     if minutes is not None and not minutes > 0:
         raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
-    if recipe.batch % processes:
+    if recipe.lots % processes:
         raise RecipeError(
-            f"The batch of {recipe.batch} can't be shared by {processes} processes. "
-            f"Choose a multiple of {processes} in the recipe."
+            f"The batch is drawn in {recipe.lots} lots, which {processes} processes can't share alike. "
+            f"Set lots, and batch, to multiples of {processes} in the recipe."
         )
     run_folder = Path(run_folder)
     state_file, weights_file = run_folder / "state.safetensors", run_folder / "weights.safetensors"
@@ -126,7 +129,6 @@ def train(
     average = AveragedModel(network, multi_avg_fn=average_function)
     if hasattr(network, "forward_train"):
         fabric_network.mark_forward_method("forward_train")
-    rng = torch.Generator()
 
     progress = Progress()
     if resume:
@@ -182,55 +184,56 @@ def train(
     last = time.monotonic()
     next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
     recent: list[Tensor] = []
-    while True:
-        done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
-        if done >= 1:
-            break
-        learning_rate = _learning_rate(recipe, progress.step, done)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+    with _telling_of_a_lost_process(fabric, run_folder):
+        while True:
+            done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
+            if done >= 1:
+                break
+            learning_rate = _learning_rate(recipe, progress.step, done)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
 
-        # Seeded by step and process, so that a resumed run draws what one that never stopped would draw.
-        seed = ((recipe.seed * 1_000_003 + progress.step) * 1_000_003 + fabric.global_rank) % 2**63
-        rng.manual_seed(seed)
-        torch.manual_seed(seed)  # of the router's noise
-        degraded, clean, _ = mixer.batch(recipe.batch // fabric.world_size, recipe.patch, rng, done)
-        degraded = degraded.contiguous(memory_format=torch.channels_last)
-        extra: dict[str, Tensor] = {}
-        if hasattr(network, "forward_train"):
-            restored, extra = fabric_network.forward_train(degraded)
-        else:
-            restored = fabric_network(degraded)
-        loss = l1(restored, clean) + recipe.fourier_weight * fourier_l1(restored, clean)
-        if "balance" in extra:
-            loss = loss + recipe.balance_weight * extra["balance"].float()
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        fabric.clip_gradients(fabric_network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        if hasattr(network, "after_step"):
-            network.after_step()  # type: ignore[operator]
-        average.update_parameters(network)
+            clean, degraded, *noise = _draw_batch(mixer, recipe, network, progress.step, done, fabric)
+            degraded = degraded.contiguous(memory_format=torch.channels_last)
+            extra: dict[str, Tensor] = {}
+            if hasattr(network, "forward_train"):
+                restored, extra = fabric_network.forward_train(degraded, *noise)
+            else:
+                restored = fabric_network(degraded)
+            loss = l1(restored, clean) + recipe.fourier_weight * fourier_l1(restored, clean)
+            if "balance" in extra:
+                loss = loss + recipe.balance_weight * extra["balance"].float()
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            fabric.clip_gradients(
+                fabric_network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
+            )
+            optimizer.step()
+            if hasattr(network, "after_step"):
+                network.after_step()  # type: ignore[operator]
+            average.update_parameters(network)
 
-        recent.append(loss.detach())
-        progress.step += 1
-        progress.samples += recipe.batch
-        now = time.monotonic()
-        progress.seconds, last = fabric.broadcast(progress.seconds + now - last), now
-        if progress.step % 100 == 0:
-            value = torch.stack(recent).mean().item()
-            recent.clear()
-            check()
-            left = progress.seconds * (1 - done) / done if done > 0 else 0.0
-            log.write(step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds)
-            log.say(f"step {progress.step} · {done:.0%} · loss {value:.4f} · {_clock(left)} left")
-        if progress.seconds >= next_validation:
-            look(validation_limit)
-            next_validation = progress.seconds + 60 * validate_every
-            last = time.monotonic()  # looking at the result does not use up the budget
-        if progress.seconds >= next_save:
-            keep()
-            next_save = progress.seconds + 60 * save_every
+            recent.append(loss.detach())
+            progress.step += 1
+            progress.samples += recipe.batch
+            now = time.monotonic()
+            progress.seconds, last = fabric.broadcast(progress.seconds + now - last), now
+            if progress.step % LOG_EVERY == 0:
+                value = fabric.all_reduce(torch.stack(recent).mean(), reduce_op="mean").item()
+                recent.clear()
+                check()
+                left = progress.seconds * (1 - done) / done if done > 0 else 0.0
+                log.write(
+                    step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds
+                )
+                log.say(f"step {progress.step} · {done:.0%} · loss {value:.4f} · {_clock(left)} left")
+            if progress.seconds >= next_validation:
+                look(validation_limit)
+                next_validation = progress.seconds + 60 * validate_every
+                last = time.monotonic()  # looking at the result does not use up the budget
+            if progress.seconds >= next_save:
+                keep()
+                next_save = progress.seconds + 60 * save_every
 
     keep()  # before the long look, so that a kill meanwhile costs no training
     look(FINAL_LIMIT)
@@ -294,6 +297,26 @@ def _read_start(path: str | Path, spec: ModelSpec) -> nn.Module:
     return checkpoint.build()
 
 
+def _draw_batch(
+    mixer: Mixer, recipe: Recipe, network: nn.Module, step: int, done: float, fabric: Any
+) -> list[Tensor]:
+    """This process' part of a step's batch: clean, degraded and, for a network with routers, their noise.
+
+    Each lot is seeded by step and place, so that a resumed run draws what one that never stopped would draw,
+    and two processes draw what one would.
+    """
+    size, share = recipe.batch // recipe.lots, recipe.lots // fabric.world_size
+    rng = torch.Generator()
+    lots: list[list[Tensor]] = []
+    for lot in range(fabric.global_rank * share, (fabric.global_rank + 1) * share):
+        rng.manual_seed(((recipe.seed * 1_000_003 + step) * 1_000_003 + lot) % 2**63)
+        degraded, clean, _ = mixer.batch(size, recipe.patch, rng, done)
+        lots.append([clean, degraded])
+        if hasattr(network, "draw_noise"):
+            lots[-1].append(network.draw_noise(size, rng))  # type: ignore[operator]
+    return [torch.cat(parts) for parts in zip(*lots, strict=True)]
+
+
 def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
     """Linear warm-up by steps, then a cosine over the share of the run that is done."""
     low, high = recipe.final_learning_rate, recipe.learning_rate
@@ -325,6 +348,20 @@ def _launch_fabric(recipe: Recipe, device: str, processes: int) -> Any:
     if processes > 1 and fabric.device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     return fabric
+
+
+@contextmanager
+def _telling_of_a_lost_process(fabric: Any, run_folder: Path) -> Generator[None]:
+    """Where a process ends, the others find out by a broken connection, told in the backend's words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if fabric.world_size == 1 or not re.search("connection|peer|gloo|nccl|timed out", str(error), re.I):
+            raise
+        raise TrainingError(
+            f"Another of the {fabric.world_size} processes of this run ended. Look above for its reason, "
+            f"then go on from the last state in {run_folder} with --resume."
+        ) from error
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pellucid.models.daair import (
     DegradationAwareLearner,
     LowRankExperts,
     Router,
+    RoutingTrial,
     balance_loss,
 )
 
@@ -302,7 +303,7 @@ def test_noise_has_the_stated_strength() -> None:
     torch.manual_seed(0)
     router = Router(4, num_experts=5)
     nn.init.zeros_(router.linear.weight)
-    index, gate = router(torch.ones(20_000, 4, 1, 1), [])
+    index, gate = router(torch.ones(20_000, 4, 1, 1), RoutingTrial(torch.randn(20_000, 1, 5)))
     # Of five independent normal logits each wins alike; the winner's share tells the noise's size.
     assert (torch.bincount(index, minlength=5) / 20_000 - 0.2).abs().max() < 0.02
     logits = np.random.default_rng(0).normal(0, 1 / 5, (200_000, 5))
@@ -403,16 +404,24 @@ def test_balance_loss_pulls_towards_uniform_use() -> None:
 
 def test_network_gives_the_mean_balance_of_its_learners() -> None:
     network, x = build(TINY), pictures(4)
-    losses: list[Tensor] = []
+    noise = network.draw_noise(4)
+    logits: list[Tensor] = []
     handles = [
-        m.register_forward_hook(lambda _m, inputs, _o: losses.append(inputs[1][-1]))
+        m.register_forward_hook(
+            lambda m, inputs, _: logits.append(inputs[0].mean((2, 3)) @ m.linear.weight.T)
+        )
         for m in network.modules()
         if isinstance(m, Router)
     ]
-    _, extra = network.forward_train(x)
+    _, extra = network.forward_train(x, noise)
     for handle in handles:
         handle.remove()
-    assert len(losses) == sum(TINY.encoder_blocks) + sum(TINY.decoder_blocks)
+    assert noise.shape == (4, sum(TINY.encoder_blocks) + sum(TINY.decoder_blocks), TINY.num_experts)
+    std = 1 / TINY.num_experts
+    losses = [
+        balance_loss(clean, clean + drawn * std, std)
+        for clean, drawn in zip(logits, noise.unbind(1), strict=True)
+    ]
     torch.testing.assert_close(extra["balance"], torch.stack(losses).mean())
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from pellucid.layers import (
     Downsample,
@@ -102,35 +102,70 @@ class Router(nn.Module):
         self.noise_std = 1 / num_experts
         self.linear = nn.Linear(dim, num_experts, bias=False)
 
-    def forward(self, x: Tensor, balance: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        """The experts' indices (B,) and gates (B,); in training (`balance` given) with noise and its loss."""
+    def forward(self, x: Tensor, trial: "RoutingTrial | None") -> tuple[Tensor, Tensor]:
+        """The experts' indices (B,) and gates (B,); in training (`trial` given) decided by noisy logits."""
         with torch.autocast(x.device.type, enabled=False):  # a rounded logit may choose another expert
             mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # (B, C)
             clean = F.linear(mean, self.linear.weight.to(mean.dtype))  # (B, n)
-            logits = clean
-            if balance is not None:
-                logits = clean + torch.randn_like(clean) * self.noise_std
-                balance.append(balance_loss(clean, logits, self.noise_std))
+            logits = clean if trial is None else trial.noisy(clean, self.noise_std)
             gate, index = logits.softmax(dim=-1).max(dim=-1)
         return index, gate
+
+
+class RoutingTrial:
+    """What one training step adds to the routers: noise for each of them, and a record for the balance loss.
+
+    Args:
+        noise: (B, L, n) standard normal, for L routers in the order of the forward pass.
+    """
+
+    def __init__(self, noise: Tensor) -> None:
+        self._noise = iter(noise.unbind(1))
+        self._clean: list[Tensor] = []
+        self._noisy: list[Tensor] = []
+        self._noise_std = 0.0
+
+    def noisy(self, clean: Tensor, noise_std: float) -> Tensor:
+        """The next router's logits (B, n) with its noise."""
+        self._noise_std = noise_std
+        self._clean.append(clean)
+        self._noisy.append(clean + next(self._noise).to(clean.dtype) * noise_std)
+        return self._noisy[-1]
+
+    def balance(self) -> Tensor:
+        """The balance loss, mean over the routers, over the batch of all processes together."""
+        clean, noisy = (_of_all_processes(torch.stack(x)) for x in (self._clean, self._noisy))  # (L, B, n)
+        return balance_loss(clean, noisy, self._noise_std).mean()
+
+
+def _of_all_processes(x: Tensor) -> Tensor:
+    """(L, B, n) with the batches of all data-parallel processes, gradients flowing back to each."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return x
+    from torch.distributed.nn.functional import all_gather  # not in every build of torch
+
+    return torch.cat(all_gather(x.contiguous()), dim=1)
 
 
 def balance_loss(clean: Tensor, noisy: Tensor, noise_std: float) -> Tensor:
     """Half the squared variation of the experts' importance, half that of their load (V-MoE's pair).
 
     Args:
-        clean: (B, n) router logits.
+        clean: (..., B, n) router logits.
         noisy: the same with the noise that decided.
         noise_std: standard deviation of that noise.
+
+    Returns:
+        (...) losses, zero or more.
     """
-    importance = clean.softmax(dim=-1).sum(0)  # (n,)
+    importance = clean.softmax(dim=-1).sum(-2)  # (..., n)
     threshold = noisy.max(dim=-1, keepdim=True).values  # top-1
-    load = (1 - torch.special.ndtr((threshold - clean) / noise_std)).mean(0)  # chance to win with new noise
+    load = (1 - torch.special.ndtr((threshold - clean) / noise_std)).mean(-2)  # chance to win with new noise
     return 0.5 * _squared_variation(importance) + 0.5 * _squared_variation(load)
 
 
 def _squared_variation(x: Tensor) -> Tensor:
-    return (x.std() / x.mean().clamp_min(1e-6)) ** 2
+    return (x.std(-1) / x.mean(-1).clamp_min(1e-6)) ** 2
 
 
 class DegradationAwareLearner(nn.Module):
@@ -144,8 +179,8 @@ class DegradationAwareLearner(nn.Module):
         self.specialized = LowRankExperts(dim, rank, num_experts, kernel_size)
         self.project = RankProjection(rank, dim)
 
-    def forward(self, x: Tensor, balance: list[Tensor] | None) -> Tensor:
-        index, gate = self.router(x, balance)  # (B,), (B,)
+    def forward(self, x: Tensor, trial: RoutingTrial | None) -> Tensor:
+        index, gate = self.router(x, trial)  # (B,), (B,)
         agnostic = self.agnostic(x, torch.zeros_like(index))  # (B, R, H, W)
         specialized = self.specialized(x, index) * gate.to(agnostic.dtype)[:, None, None, None]
         learned = self.project(specialized * agnostic)  # (B, C, H, W)
@@ -277,8 +312,8 @@ class EncoderBlock(nn.Module):
         self.norm2 = LayerNorm2d(dim)
         self.ffn = (PlainGateFeedForward if cheap else GatedFeedForward)(dim, config.ffn_expansion)
 
-    def forward(self, x: Tensor, balance: list[Tensor] | None) -> Tensor:
-        x = x + self.attention(self.learner(self.norm1(x), balance))
+    def forward(self, x: Tensor, trial: RoutingTrial | None) -> Tensor:
+        x = x + self.attention(self.learner(self.norm1(x), trial))
         return x + self.ffn(self.norm2(x))
 
 
@@ -298,9 +333,9 @@ class DecoderBlock(nn.Module):
         self.norm2 = LayerNorm2d(dim)
         self.ffn = (PlainGateFeedForward if cheap else GatedFeedForward)(dim, config.ffn_expansion)
 
-    def forward(self, x: Tensor, balance: list[Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, trial: RoutingTrial | None) -> Tensor:
         normed = self.norm1(x)
-        learned, control = self.learner(normed, balance), self.controller(normed)
+        learned, control = self.learner(normed, trial), self.controller(normed)
         x = x + (
             self.attention(learned, control) if self.query_from_learner else self.attention(control, learned)
         )
@@ -343,26 +378,39 @@ class DaAIR(nn.Module):
         """
         return self._restore(degraded, None)
 
-    def forward_train(self, degraded: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The restored picture with noisy routing, and `{"balance": loss}`, the mean over all learners."""
-        balance: list[Tensor] = []
-        restored = self._restore(degraded, balance)
-        return restored, {"balance": torch.stack(balance).mean()}
+    def draw_noise(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        """Noise for the routers of `forward_train` on n pictures: (n, L, experts) standard normal."""
+        routers = sum(isinstance(module, Router) for module in self.modules())
+        return torch.randn(n, routers, self.config.num_experts, generator=rng)
 
-    def _restore(self, degraded: Tensor, balance: list[Tensor] | None) -> Tensor:
+    def forward_train(
+        self, degraded: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The restored picture with noisy routing, and `{"balance": loss}`, the mean over all learners.
+
+        Args:
+            degraded: as in `forward`.
+            noise: from `draw_noise`; drawn from torch's global generator if missing.
+        """
+        noise = self.draw_noise(len(degraded)) if noise is None else noise
+        trial = RoutingTrial(noise.to(degraded.device))
+        restored = self._restore(degraded, trial)
+        return restored, {"balance": trial.balance()}
+
+    def _restore(self, degraded: Tensor, trial: RoutingTrial | None) -> Tensor:
         grid = self.config.grid
         x = self.stem(F.pixel_unshuffle(degraded, grid) if grid > 1 else degraded)  # (B, C, H, W) on the grid
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, balance)  # (B, C * 2^level, H / 2^level, W / 2^level)
+                x = block(x, trial)  # (B, C * 2^level, H / 2^level, W / 2^level)
             if level < len(self.down):
                 skips.append(x)
                 x = self.down[level](x)
         for level in reversed(range(len(self.decoder))):
             x = self.fuse[level](torch.cat([self.up[level](x), skips[level]], dim=1))
             for block in self.decoder[level]:  # type: ignore[attr-defined]
-                x = block(x, balance)
+                x = block(x, trial)
         x = self.head(x)  # (B, 3 * grid^2, H, W) on the grid
         return degraded + (F.pixel_shuffle(x, grid) if grid > 1 else x)
 
