@@ -375,11 +375,19 @@ def test_real_pairs_pass_unchanged(shards: Path) -> None:
 
 
 def test_clean_pairs_are_equal(shards: Path) -> None:
-    degraded, clean, kinds = Mixer(load_shards(shards, "train"), [Task("clean", 1, "clean")]).batch(
-        3, 16, rng()
-    )
+    task = Task("clean", 1, "clean")
+    degraded, clean, tasks = Mixer(load_shards(shards, "train"), [task]).batch(3, 16, rng())
     assert torch.equal(degraded, clean)
-    assert kinds == ["clean"] * 3
+    assert tasks == [task] * 3
+
+
+def test_a_named_sigma_is_the_papers_noise(shards: Path) -> None:
+    loaded = load_shards(shards, "train")
+    task = Task("noise", 1, "clean", "gaussian_noise", sigma=25)
+    degraded, clean = Mixer(loaded, [task]).pairs(task, torch.full((4, 3, 64, 64), 0.5), rng())
+    levels = degraded * 255
+    assert torch.equal(levels, levels.round())
+    assert ((degraded - clean) * 255).std().item() == pytest.approx(25, rel=0.03)
 
 
 def test_streak_planes_serve_other_pictures(shards: Path) -> None:
@@ -397,7 +405,8 @@ def test_streak_planes_serve_other_pictures(shards: Path) -> None:
 def test_batches_follow_the_weights(shards: Path) -> None:
     loaded = load_shards(shards, "train")
     tasks = [Task("clean", 3, "clean"), Task("noise", 1, "camera_noise_pairs"), Task("blur", 0, "blur_pairs")]
-    degraded, clean, kinds = Mixer(loaded, tasks).batch(2000, 16, rng())
+    degraded, clean, drawn = Mixer(loaded, tasks).batch(2000, 16, rng())
+    kinds = [task.kind for task in drawn]
     assert degraded.shape == clean.shape == (2000, 3, 16, 16)
     assert degraded.dtype == clean.dtype == torch.float32
     assert kinds.count("clean") / 2000 == pytest.approx(0.75, abs=0.04)
@@ -411,8 +420,8 @@ def test_batches_follow_the_weights(shards: Path) -> None:
 def test_a_task_joins_when_its_share_of_the_run_is_over(shards: Path) -> None:
     tasks = [Task("clean", 1, "clean"), Task("noise", 9, "camera_noise_pairs", starts_at=0.25)]
     mixer = Mixer(load_shards(shards, "train"), tasks)
-    assert set(mixer.batch(100, 16, rng(), done=0.2)[2]) == {"clean"}
-    assert mixer.batch(1000, 16, rng(), done=0.25)[2].count("noise") / 1000 == pytest.approx(0.9, abs=0.04)
+    assert set(mixer.batch(100, 16, rng(), done=0.2)[2]) == {tasks[0]}
+    assert mixer.batch(1000, 16, rng(), done=0.25)[2].count(tasks[1]) / 1000 == pytest.approx(0.9, abs=0.04)
 
 
 def test_batches_follow_the_generator(shards: Path) -> None:

@@ -135,6 +135,23 @@ def test_a_task_may_start_later_but_not_all_of_them() -> None:
     ]
 
 
+def test_a_guided_networks_tasks_name_its_prompts() -> None:
+    guided = {**GOOD, "model": "dfpir", "patch": 128}
+    assert parse_recipe({**guided, "tasks": [{**TASK, "prompt": "noise_25"}]}, "mine").tasks[0].prompt
+    (told,) = faults({**guided, "tasks": [TASK]})
+    assert told.startswith("tasks.0: There is no prompt called 'noise'. Did you mean noise_")
+
+
+def test_a_sigma_serves_gaussian_noise_alone() -> None:
+    said = "sigma is {}; expected above 0, up to 255, and the operator 'gaussian_noise'"
+    noise = {**TASK, "operator": "gaussian_noise"}
+    assert parse_recipe({**GOOD, "tasks": [{**noise, "sigma": 25}]}, "mine").tasks[0].sigma == 25
+    assert faults({**GOOD, "tasks": [{**noise, "sigma": 0}]}) == ["tasks.0: " + said.format(0)]
+    assert faults({**GOOD, "tasks": [{**TASK, "operator": "jpeg", "sigma": 25}]}) == [
+        "tasks.0: " + said.format(25)
+    ]
+
+
 def test_all_faults_are_told_at_once() -> None:
     values = {
         "model": "daair_x",

@@ -21,6 +21,7 @@ from pellucid import train as training
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task, load_shards, read_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.models.dfpir import DFPIR
 from pellucid.recipe import Recipe
 from pellucid.train import PANEL_SIDE, train, validate
 
@@ -273,6 +274,31 @@ def test_a_run_killed_while_saving_ends_with_the_same_bits(whole: Path, photos: 
     assert ours.provenance["steps"] == 5
 
 
+# Guided networks
+
+
+def test_a_guided_network_is_told_what_is_wrong(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    told: list[Tensor] = []
+    genuine = DFPIR.forward
+
+    def forward(network: DFPIR, x: Tensor, prompt: Tensor) -> Tensor:
+        told.append(prompt)
+        return genuine(network, x, prompt)
+
+    monkeypatch.setattr(DFPIR, "forward", forward)
+    tasks = (
+        Task("noise", 1, "clean", "gaussian_noise"),
+        Task("noise", 1, "clean", "gaussian_noise", prompt="rain"),
+    )
+    recipe = replace(RECIPE, model="dfpir_s", tasks=tasks, steps=4)
+    checkpoint = Checkpoint.read(train(recipe, photos, tmp_path / "run", device="cpu"))
+    in_training, in_validation = told[:4], told[4:]
+    assert all(prompt.shape == (4,) for prompt in in_training)
+    assert set(torch.cat(in_training).tolist()) == {0, 1}  # noise and rain
+    assert {prompt.item() for prompt in in_validation} == {0}
+    assert set(checkpoint.provenance["validation"]) == {"noise_15", "noise_25", "noise_50"}
+
+
 # Several processes
 
 PROCESSES = """
@@ -303,14 +329,16 @@ except PellucidError as error:
 """
 
 
-def run_processes(folder: Path, data: Path, processes: int, lost_at: int = -1) -> tuple[int, str]:
+def run_processes(
+    folder: Path, data: Path, processes: int, lost_at: int = -1, launcher: tuple[str, ...] = ()
+) -> tuple[int, str]:
     """A run of 20 steps in `folder / "run"`, by a script, since each process starts it anew."""
     folder.mkdir(exist_ok=True)
     (folder / "tiny.toml").write_text(as_toml(replace(RECIPE, steps=20, learning_rate=1e-4)))
     (folder / "script.py").write_text(PROCESSES)
     source = Path(pellucid.__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "script.py", "tiny.toml", data, "run", str(processes), str(lost_at)]
+    command = [sys.executable, *launcher, "script.py", "tiny.toml", data, "run", str(processes), str(lost_at)]
     ended = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -323,8 +351,9 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_two_processes_learn_as_one_and_outlive_a_lost_one(photos: Path, tmp_path: Path) -> None:
-    for name, processes in (("one", 1), ("two", 2)):
-        code, said = run_processes(tmp_path / name, photos, processes)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    for name, launcher in (("one", ()), ("two", torchrun)):
+        code, said = run_processes(tmp_path / name, photos, 1, launcher=launcher)
         assert code == 0, said
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 20
@@ -388,7 +417,6 @@ def test_a_damaged_state_is_refused(whole: Path, photos: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("change", "options", "error", "said"),
     [
-        ({"model": "dfpir"}, {}, RecipeError, "dfpir is guided by a prompt; this loop trains blind networks"),
         ({}, {"device": "tpu"}, InputError, "no device 'tpu' to train on. Choose auto, cpu or"),
         ({}, {"minutes": 0}, InputError, "The budget is 0 minutes; expected more than zero"),
         ({}, {"minutes": float("nan")}, InputError, "The budget is nan minutes"),

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid import degradations
+from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.errors import RecipeError, UnreadableImageError
 
 # A NYU picture has a white border; this is the part to use: x0, y0, x1, y1.
@@ -262,7 +263,10 @@ def _read_rgb8_with_pillow(path: Path) -> Tensor:
 
 
 def write_rgb8(pixels: Tensor, path: Path) -> None:
-    """Write (H, W, 3) uint8 as a picture, with the library that `read_rgb8` takes; replaces a file."""
+    """Write (H, W, 3) uint8 as a picture, in the format that the suffix names; replaces a file.
+
+    With the library that `read_rgb8` takes.
+    """
     array = pixels.contiguous().numpy()
     try:
         import pyvips
@@ -289,10 +293,13 @@ class Task:
 
     Attributes:
         kind: what the pairs show: "noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "clean".
-        weight: its share of the batches, relative to the other tasks' weights.
+        weight: its share of the crops, relative to the other tasks that have started.
         source: one of `SOURCES`, where the pictures come from.
         operator: a degradation's name; without it the source's own pairs are used ("clean": identity).
         streaks: draw real streak planes from the source "rain_pairs" for the operator.
+        sigma: for the operator "gaussian_noise": this one level in gray levels of 255, truncated to 8 bits
+            as the papers train; without it the level is drawn.
+        prompt: for guided networks, the prompt's name; without it the kind is the name.
         starts_at: share of the run, 0 to 1, after which the task joins the mix. Kinds whose error is one
             coherent shift of a picture (haze, darkness) drown the gradients of noise while both are new.
     """
@@ -302,11 +309,21 @@ class Task:
     source: str
     operator: str | None = None
     streaks: bool = False
+    sigma: float | None = None
+    prompt: str | None = None
     starts_at: float = 0.0
 
 
 class Mixer:
-    """Draws batches of (degraded, clean, kinds) from shards, task by task."""
+    """Draws batches of (degraded, clean, kinds) from shards, task by task.
+
+    Args:
+        shards: where the pictures come from; batches lie on their device.
+        tasks: the mix.
+
+    Raises:
+        RecipeError: a task asks for a source that the shards lack.
+    """
 
     def __init__(self, shards: Shards, tasks: Sequence[Task]) -> None:
         self.shards, self.tasks = shards, list(tasks)
@@ -326,10 +343,14 @@ class Mixer:
 
     def batch(
         self, n: int, size: int, rng: torch.Generator, done: float = 1.0
-    ) -> tuple[Tensor, Tensor, list[str]]:
-        """One batch: degraded and clean (n, 3, size, size) float32 in [0, 1], and each sample's kind.
+    ) -> tuple[Tensor, Tensor, list[Task]]:
+        """One batch: degraded and clean (n, 3, size, size) float32 in [0, 1], and each sample's task.
 
-        Drawn from the tasks that have started when the share `done` of the run is over.
+        Args:
+            n: number of samples.
+            size: side of the square crops in pixels.
+            rng: CPU generator; the batch is a function of its state.
+            done: share of the run that is over, 0 to 1; only tasks that have started by then are drawn from.
         """
         weights = self.weights * (self.starts <= done)
         counts = torch.bincount(
@@ -337,23 +358,25 @@ class Mixer:
         ).tolist()
         degraded: list[Tensor] = []
         clean: list[Tensor] = []
-        kinds: list[str] = []
+        tasks: list[Task] = []
         for task, count in zip(self.tasks, counts, strict=True):
             if count:
                 pair = self.pairs(task, self.shards.banks[task.source].crops(count, size, rng), rng)
                 degraded.append(pair[0])
                 clean.append(pair[1])
-                kinds += [task.kind] * count
-        return torch.cat(degraded), torch.cat(clean), kinds
+                tasks += [task] * count
+        return torch.cat(degraded), torch.cat(clean), tasks
 
     def pairs(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Degraded and clean (B, 3, H, W) from a task's crops (B, K, H, W)."""
+        """Degraded and clean (B, 3, H, W) from a task's crops (B, K, H, W), all in [0, 1]."""
         clean, extra = planes[:, :3], planes[:, 3:]
         if task.operator is None:
             if task.source == "rain_pairs":  # the pair is exactly clip(clean + streaks)
                 return (clean + extra).clamp(max=1), clean
             return (extra if extra.shape[1] == 3 else clean), clean
         operator: Any = degradations.get(task.operator)
+        if task.sigma is not None:
+            operator = GaussianNoise((task.sigma,), truncate=True)
         params = operator.draw(rng, len(clean))
         if task.source == "depth":
             return operator.apply(clean, params, depth=extra * (255 / DEPTH_STEPS)), clean
@@ -380,6 +403,7 @@ VALIDATION_TASKS = (
     ("composite", Task("composite", 1, "clean", "composite")),
     ("clean", Task("clean", 1, "clean")),
 )
+VALIDATION_KINDS = {name: task.kind for name, task in VALIDATION_TASKS}
 
 
 def validation_pairs(

@@ -121,10 +121,24 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         task.get("weight", 1) > 0 and task.get("starts_at", 0) <= 0 for task in tasks
     ):
         faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
+    if not faults and (prompts := _prompts(good["model"])):
+        faults += [
+            f"tasks.{i}: " + unknown_name("prompt", name, list(prompts))
+            for i, task in enumerate(tasks)
+            if (name := task.get("prompt") or task["kind"]) not in prompts
+        ]
     if faults:
         listing = "".join(f"\n  - {fault}" for fault in faults)
         raise RecipeError(f"{origin} has {len(faults)} fault{'s' * (len(faults) > 1)}:{listing}")
     return Recipe(**good, tasks=tuple(Task(**task) for task in tasks))
+
+
+def _prompts(model: str) -> tuple[str, ...]:
+    """The prompts that guide a model; none guide a blind one."""
+    from pellucid import models
+
+    spec = models.get(model)
+    return spec.config.prompts if spec.guided else ()
 
 
 def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, Any]:
@@ -203,6 +217,8 @@ def _task_faults(task: dict[str, Any]) -> list[str]:
         faults.append(unknown_name("kind", task["kind"], list(KINDS)))
     if task.get("weight", 0) < 0:
         faults.append(f"the weight is {task['weight']}; expected zero or more")
+    if (sigma := task.get("sigma")) is not None and (operator != "gaussian_noise" or not 0 < sigma <= 255):
+        faults.append(f"sigma is {sigma}; expected above 0, up to 255, and the operator 'gaussian_noise'")
     if not 0 <= task.get("starts_at", 0) <= 1:
         faults.append(f"starts_at is {task['starts_at']}; expected a share of the run, 0 to 1")
     if source == "depth" and operator != "haze":

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pellucid import __version__, models
 from pellucid.checkpoint import Checkpoint
-from pellucid.data import Mixer, Shards, load_shards, validation_pairs, write_rgb8
+from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.losses import fourier_l1, l1
 from pellucid.metrics.psnr_rgb import psnr_rgb
@@ -64,6 +64,7 @@ def train(
     validation_limit: int = 4,
     device: str = "auto",
     processes: int = 1,
+    nodes: int = 1,
 ) -> Path:
     """Train by a recipe; gives the path of the averaged weights.
 
@@ -80,28 +81,29 @@ def train(
         device: "auto", "cpu" or "cuda".
         processes: data-parallel processes that share the recipe's batch. On CPUs one process per core, each
             with one thread, is faster than one process with a thread per core, and much faster beside other
-            work.
+            work. On several machines: of each. Under torchrun its own numbers count.
+        nodes: machines; their scheduler (SLURM) or torchrun starts this function on each.
 
     Raises:
         OutputExistsError: the folder holds a run and `resume` is false.
         CheckpointError: `start_from` or the saved state can't be used.
         InputError: there is no such device, or no time.
         TrainingError: another process of the run ended.
-        RecipeError: the model is guided, the folder holds another recipe's run, the data don't serve the
+        RecipeError: the folder holds another recipe's run, the data don't serve the
             recipe, the weights are not finite anymore, or Fabric is missing.
     """
     # What can be refused is refused before there are several processes, of which one might wait for another.
     spec = models.get(recipe.model)
-    if spec.guided:
-        raise RecipeError(
-            f"{recipe.model} is guided by a prompt; this loop trains blind networks. Use a blind one."
-        )
     if minutes is not None and not minutes > 0:
         raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
-    if recipe.lots % processes:
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already
+        processes = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // processes
+    world = processes * nodes
+    if recipe.lots % world:
         raise RecipeError(
-            f"The batch is drawn in {recipe.lots} lots, which {processes} processes can't share alike. "
-            f"Set lots, and batch, to multiples of {processes} in the recipe."
+            f"The batch is drawn in {recipe.lots} lots, which {world} processes can't share alike. "
+            f"Set lots, and batch, to multiples of {world} in the recipe."
         )
     run_folder = Path(run_folder)
     state_file, weights_file = run_folder / "state.safetensors", run_folder / "weights.safetensors"
@@ -115,10 +117,11 @@ def train(
     torch.manual_seed(recipe.seed)
     network = _read_start(start_from, spec) if start_from and not resume else spec.build(spec.config)
 
-    fabric = _launch_fabric(recipe, device, processes)
+    fabric = _launch_fabric(recipe, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
     mixer = Mixer(training, recipe.tasks)
     kinds = {"clean", *(task.kind for task in recipe.tasks)}
+    prompts: tuple[str, ...] = spec.config.prompts if spec.guided else ()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trainable = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -171,7 +174,7 @@ def train(
     def look(limit: int) -> None:
         check()
         if fabric.is_global_zero:
-            progress.scores = validate(average.module, validation, limit, log, kinds)
+            progress.scores = validate(average.module, validation, limit, log, kinds, prompts)
             log.write(step=progress.step, validation=progress.scores, seconds=progress.seconds)
         fabric.barrier()
 
@@ -193,13 +196,13 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
-            clean, degraded, *noise = _draw_batch(mixer, recipe, network, progress.step, done, fabric)
+            clean, degraded, *more = _draw_batch(mixer, recipe, network, prompts, progress.step, done, fabric)
             degraded = degraded.contiguous(memory_format=torch.channels_last)
             extra: dict[str, Tensor] = {}
             if hasattr(network, "forward_train"):
-                restored, extra = fabric_network.forward_train(degraded, *noise)
+                restored, extra = fabric_network.forward_train(degraded, *more)
             else:
-                restored = fabric_network(degraded)
+                restored = fabric_network(degraded, *more)
             loss = l1(restored, clean) + recipe.fourier_weight * fourier_l1(restored, clean)
             if "balance" in extra:
                 loss = loss + recipe.balance_weight * extra["balance"].float()
@@ -248,18 +251,25 @@ def validate(
     limit: int | None,
     log: "_Log | None" = None,
     kinds: Collection[str] | None = None,
+    prompts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Mean PSNR of input and output, `{"rain": {"n": 20, "input": 25.5, "output": 33.1}, ...}`.
 
     In float32 on the fixed pairs of `validation_pairs`, output clamped to [0, 1]. A "clean" input has no
     finite PSNR; its "input" is none. The first pair of each row goes to the panel. With `kinds`, only rows
-    of these kinds.
+    of these kinds. A guided network, of these `prompts`, is told the row's true kind; rows that it has no
+    prompt for are left out.
     """
     rows: dict[str, list[tuple[float, float]]] = {}
     panel: list[list[Tensor]] = []
     with _evaluating(network), torch.inference_mode():
         for kind, degraded, clean in validation_pairs(shards, limit, kinds):
-            restored = network(degraded.contiguous(memory_format=torch.channels_last)).float().clamp(0, 1)
+            guide = [p for p in (kind, VALIDATION_KINDS[kind]) if p in prompts][:1]
+            if prompts and not guide:
+                continue
+            degraded = degraded.contiguous(memory_format=torch.channels_last)
+            prompt = [torch.tensor([prompts.index(p)], device=degraded.device) for p in guide]
+            restored = network(degraded, *prompt).float().clamp(0, 1)
             if kind not in rows:
                 panel.append([_panel_tile(x[0]) for x in (degraded, restored, clean)])
             rows.setdefault(kind, []).append(
@@ -298,9 +308,17 @@ def _read_start(path: str | Path, spec: ModelSpec) -> nn.Module:
 
 
 def _draw_batch(
-    mixer: Mixer, recipe: Recipe, network: nn.Module, step: int, done: float, fabric: Any
+    mixer: Mixer,
+    recipe: Recipe,
+    network: nn.Module,
+    prompts: tuple[str, ...],
+    step: int,
+    done: float,
+    fabric: Any,
 ) -> list[Tensor]:
-    """This process' part of a step's batch: clean, degraded and, for a network with routers, their noise.
+    """This process' part of a step's batch: clean, degraded and what else the network takes.
+
+    That is the noise of its routers, if it has routers, or its prompts' indices, if it is guided.
 
     Each lot is seeded by step and place, so that a resumed run draws what one that never stopped would draw,
     and two processes draw what one would.
@@ -310,8 +328,11 @@ def _draw_batch(
     lots: list[list[Tensor]] = []
     for lot in range(fabric.global_rank * share, (fabric.global_rank + 1) * share):
         rng.manual_seed(((recipe.seed * 1_000_003 + step) * 1_000_003 + lot) % 2**63)
-        degraded, clean, _ = mixer.batch(size, recipe.patch, rng, done)
+        degraded, clean, tasks = mixer.batch(size, recipe.patch, rng, done)
         lots.append([clean, degraded])
+        if prompts:
+            names = [task.prompt or task.kind for task in tasks]
+            lots[-1].append(torch.tensor([prompts.index(name) for name in names], device=degraded.device))
         if hasattr(network, "draw_noise"):
             lots[-1].append(network.draw_noise(size, rng))  # type: ignore[operator]
     return [torch.cat(parts) for parts in zip(*lots, strict=True)]
@@ -324,7 +345,7 @@ def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
     return cosine * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))
 
 
-def _launch_fabric(recipe: Recipe, device: str, processes: int) -> Any:
+def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> Any:
     try:
         from lightning_fabric import Fabric
     except ImportError:
@@ -341,7 +362,8 @@ def _launch_fabric(recipe: Recipe, device: str, processes: int) -> Any:
     fabric: Any = Fabric(
         accelerator=device,
         devices=processes,
-        strategy="ddp" if processes > 1 else "auto",
+        num_nodes=nodes,
+        strategy="ddp" if processes * nodes > 1 else "auto",
         precision=recipe.precision,  # type: ignore[arg-type]
     )
     fabric.launch()

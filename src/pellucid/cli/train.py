@@ -29,6 +29,9 @@ def train(
             min=1, help="Data-parallel processes that share the batch; on a CPU one per core is fastest."
         ),
     ] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Machines, where a scheduler starts this command on each.")
+    ] = 1,
     validate_every: Annotated[float, typer.Option(help="Minutes between validations.")] = 15.0,
     save_every: Annotated[float, typer.Option(help="Minutes between saved states.")] = 3.0,
     validation_limit: Annotated[
@@ -56,5 +59,6 @@ def train(
         validation_limit=validation_limit,
         device=device,
         processes=processes,
+        nodes=nodes,
     )
     typer.echo(f"weights: {weights}")

@@ -139,16 +139,20 @@ class RoutingTrial:
 
 
 def _of_all_processes(x: Tensor) -> Tensor:
-    """(L, B, n) with the batches of all data-parallel processes, gradients flowing back to each."""
+    """(L, B, n) with the batches of all data-parallel processes, gradients flowing back to its own."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return x
-    from torch.distributed.nn.functional import all_gather  # not in every build of torch
-
-    return torch.cat(all_gather(x.contiguous()), dim=1)
+    parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, x.detach().contiguous())
+    # Each process knows the gradient of its own part alone, and all averaged later; so times their number.
+    parts[distributed.get_rank()] = x.detach() + len(parts) * (x - x.detach())
+    return torch.cat(parts, dim=1)
 
 
 def balance_loss(clean: Tensor, noisy: Tensor, noise_std: float) -> Tensor:
-    """Half the squared variation of the experts' importance, half that of their load (V-MoE's pair).
+    """Half the squared variation of the experts' importance, half that of their load.
+
+    The pair is V-MoE's (Riquelme et al., 2021, arXiv 2106.05974).
 
     Args:
         clean: (..., B, n) router logits.
@@ -224,7 +228,7 @@ class Controller(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Transposed attention whose query comes from one embedding, key and value from another."""
+    """Transposed attention: query from one embedding (B, C, H, W), key and value from another."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -249,7 +253,8 @@ class CrossAttention(nn.Module):
 class GatedConvolution(nn.Module):
     """The cheap relative of (cross-)attention: a gate times a value, then a weight per channel and picture.
 
-    The gate is made from `x`, the value from `source`; both are the same in an encoder block.
+    The gate is made from `x`, the value from `source`, both (B, C, H, W). NAFNet (Chen et al., 2022, arXiv
+    2204.04676) shows that a plain product can stand for the activation, a 1x1 map of the means for attention.
     """
 
     def __init__(self, dim: int) -> None:
@@ -343,8 +348,9 @@ class DecoderBlock(nn.Module):
 
 
 class DaAIR(nn.Module):
-    """The network. `forward` restores; `forward_train` also gives the balance loss; `after_step` moves the
-    controllers and is called after each optimizer step.
+    """The network. `forward` restores; `forward_train` also gives the balance loss.
+
+    `after_step` moves the controllers, and is called after each optimizer step.
     """
 
     def __init__(self, config: DaAIRConfig) -> None:
