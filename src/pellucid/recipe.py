@@ -84,6 +84,17 @@ def shipped_recipes() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
+def recipe_text(name: str) -> str:
+    """The file of a shipped recipe.
+
+    Raises:
+        UnknownNameError: no shipped recipe has this name.
+    """
+    if name not in shipped_recipes():
+        raise UnknownNameError(unknown_name("recipe", name, shipped_recipes()))
+    return (resources.files("pellucid") / "recipes" / f"{name}.toml").read_text("utf-8")
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """A recipe by its shipped name, or from a .toml file.
 
@@ -92,11 +103,9 @@ def load_recipe(name_or_path: str) -> Recipe:
         RecipeError: every fault of the recipe, in one message.
     """
     try:
-        if name_or_path in shipped_recipes():
-            file = resources.files("pellucid") / "recipes" / f"{name_or_path}.toml"
-        elif not (file := Path(name_or_path)).is_file():
-            raise UnknownNameError(unknown_name("recipe", name_or_path, shipped_recipes()))
-        values = tomllib.loads(file.read_text("utf-8"))
+        file = Path(name_or_path)
+        shipped = name_or_path in shipped_recipes() or not file.is_file()
+        values = tomllib.loads(recipe_text(name_or_path) if shipped else file.read_text("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{name_or_path} is not valid TOML: {error}. Correct that line.") from error
     except (OSError, UnicodeDecodeError) as error:

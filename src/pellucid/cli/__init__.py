@@ -1,4 +1,5 @@
-"""The command line: one command per module of this folder, which holds a function of its own name.
+"""The command line: one command per module of this folder, which holds a function of its own name, or a Typer
+application of that name where the command has commands of its own.
 
 Modules whose name starts with an underscore are machinery. Heavy packages are imported inside the functions,
 so that `pellucid --help` never waits for torch.
@@ -27,7 +28,11 @@ def create_app() -> typer.Typer:
     for module_info in pkgutil.iter_modules(__path__):
         if not module_info.name.startswith("_"):
             module = import_module(f"{__name__}.{module_info.name}")
-            app.command(module_info.name)(getattr(module, module_info.name))
+            command = getattr(module, module_info.name)
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=module_info.name)
+            else:
+                app.command(module_info.name)(command)
     return app
 
 
