@@ -424,6 +424,44 @@ def test_a_task_joins_when_its_share_of_the_run_is_over(shards: Path) -> None:
     assert mixer.batch(1000, 16, rng(), done=0.25)[2].count(tasks[1]) / 1000 == pytest.approx(0.9, abs=0.04)
 
 
+def counted(lengths: dict[str, int], tasks: list[Task]) -> Mixer:
+    """A mixer over sources of so many pictures, of two pixels each that hold the picture's number."""
+    banks = {
+        name: PictureBank.from_pictures(
+            [torch.full((2, 2, 6), i % 256, dtype=torch.uint8) for i in range(length)], ["x"] * length
+        )
+        for name, length in lengths.items()
+    }
+    return Mixer(Shards(banks, ""), tasks, "counted", seed=1)
+
+
+def test_an_epoch_is_counted_as_the_papers_count() -> None:
+    lengths = {"bsd400": 400, "wed": 4744, "rain100l": 200, "reside_ots": 72_135}
+    tasks = [
+        Task("noise", 1, source, "gaussian_noise", sigma=sigma, repeat=3)
+        for source in ("bsd400", "wed")
+        for sigma in (15, 25, 50)
+    ]
+    tasks += [Task("rain", 1, "rain100l", repeat=120), Task("haze", 1, "reside_ots")]
+    assert counted(lengths, tasks).epoch == 142_431
+
+
+def test_a_counted_epoch_holds_every_picture_as_often_as_asked() -> None:
+    tasks = [Task("rain", 1, "a", repeat=3), Task("haze", 1, "b")]
+    mixer = counted({"a": 2, "b": 5}, tasks)
+    assert mixer.epoch == 11
+    for epoch in range(2):
+        seen: list[tuple[str, float]] = []
+        for first in range(11 * epoch, 11 * (epoch + 1)):
+            _, clean, (task,) = mixer.batch(1, 2, rng(), first=first)
+            seen.append((task.kind, round(clean[0, 0, 0, 0].item() * 255)))
+        wanted = [("rain", i) for i in range(2) for _ in range(3)] + [("haze", i) for i in range(5)]
+        assert sorted(seen) == sorted(wanted)
+    _, clean, drawn = mixer.batch(11, 2, rng(), first=0)
+    again = [mixer.batch(1, 2, rng(), first=first)[2][0] for first in range(11)]
+    assert sorted(drawn, key=tasks.index) == sorted(again, key=tasks.index)
+
+
 def test_batches_follow_the_generator(shards: Path) -> None:
     tasks = [Task("noise", 1, "clean", "gaussian_noise"), Task("rain", 1, "rain_pairs")]
     mixer = Mixer(load_shards(shards, "train"), tasks)

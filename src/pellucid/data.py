@@ -69,16 +69,17 @@ class PictureBank:
         planes, offsets = self.planes.to(device), self.offsets.to(device)
         return PictureBank(planes, offsets, self.heights.to(device), self.widths.to(device), self.names)
 
-    def crops(self, n: int, size: int, rng: torch.Generator) -> Tensor:
+    def crops(self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None) -> Tensor:
         """Random crops, each in one of the eight flips and rotations: (n, K, size, size) float32 in [0, 1].
 
         Identity is among the eight. A picture smaller than `size` has its last row and column repeated.
+        `which` (n,) int64 names the pictures; without it they are drawn too.
         """
 
         def draw(high: int) -> Tensor:
             return torch.randint(high, (n,), generator=rng).to(self.planes.device)
 
-        which = draw(len(self))
+        which = draw(len(self)) if which is None else which.to(self.planes.device)
         height, width = self.heights[which], self.widths[which]
         top = draw(2**31) % (height - size + 1).clamp_min(1)
         left = draw(2**31) % (width - size + 1).clamp_min(1)
@@ -311,22 +312,31 @@ class Task:
     streaks: bool = False
     sigma: float | None = None
     prompt: str | None = None
+    repeat: int = 1
     starts_at: float = 0.0
 
 
 class Mixer:
-    """Draws batches of (degraded, clean, kinds) from shards, task by task.
+    """Draws batches of (degraded, clean, tasks) from shards, task by task.
 
     Args:
         shards: where the pictures come from; batches lie on their device.
         tasks: the mix.
+        mixing: "weighted" draws each sample's task by the tasks' weights; "counted" goes through epochs that
+            hold each picture of a task `repeat` times, shuffled, as the papers do: large data sets then
+            drown small ones.
+        seed: shuffles the epochs.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
     """
 
-    def __init__(self, shards: Shards, tasks: Sequence[Task]) -> None:
+    def __init__(
+        self, shards: Shards, tasks: Sequence[Task], mixing: str = "weighted", seed: int = 0
+    ) -> None:
         self.shards, self.tasks = shards, list(tasks)
+        self.mixing, self.seed = mixing, seed
+        self._shuffled: tuple[int, Tensor] | None = None
         self.weights = torch.tensor([task.weight for task in self.tasks], dtype=torch.float64)
         self.starts = torch.tensor([task.starts_at for task in self.tasks], dtype=torch.float64)
         faults = [
@@ -340,9 +350,16 @@ class Mixer:
                 "; ".join(faults) + f". The data has: {', '.join(sorted(shards.banks))}. "
                 "Remove the task from the recipe, or give other data."
             )
+        entries = [len(shards.banks[task.source]) * task.repeat for task in self.tasks]
+        self.ends = torch.tensor(entries).cumsum(0)  # of the tasks in an epoch's list
+
+    @property
+    def epoch(self) -> int:
+        """Samples in an epoch, where mixing is "counted"."""
+        return int(self.ends[-1])
 
     def batch(
-        self, n: int, size: int, rng: torch.Generator, done: float = 1.0
+        self, n: int, size: int, rng: torch.Generator, done: float = 1.0, first: int = 0
     ) -> tuple[Tensor, Tensor, list[Task]]:
         """One batch: degraded and clean (n, 3, size, size) float32 in [0, 1], and each sample's task.
 
@@ -351,21 +368,43 @@ class Mixer:
             size: side of the square crops in pixels.
             rng: CPU generator; the batch is a function of its state.
             done: share of the run that is over, 0 to 1; only tasks that have started by then are drawn from.
+            first: samples that the run has drawn before, by which "counted" mixing finds its place.
         """
-        weights = self.weights * (self.starts <= done)
-        counts = torch.bincount(
-            torch.multinomial(weights, n, replacement=True, generator=rng), minlength=len(self.tasks)
-        ).tolist()
         degraded: list[Tensor] = []
         clean: list[Tensor] = []
         tasks: list[Task] = []
-        for task, count in zip(self.tasks, counts, strict=True):
-            if count:
-                pair = self.pairs(task, self.shards.banks[task.source].crops(count, size, rng), rng)
-                degraded.append(pair[0])
-                clean.append(pair[1])
-                tasks += [task] * count
+        chosen = self._counted(first, n) if self.mixing == "counted" else self._weighted(n, done, rng)
+        for task, count, which in chosen:
+            planes = self.shards.banks[task.source].crops(count, size, rng, which)
+            pair = self.pairs(task, planes, rng)
+            degraded.append(pair[0])
+            clean.append(pair[1])
+            tasks += [task] * count
         return torch.cat(degraded), torch.cat(clean), tasks
+
+    def _weighted(self, n: int, done: float, rng: torch.Generator) -> Iterator[tuple[Task, int, None]]:
+        weights = self.weights * (self.starts <= done)
+        drawn = torch.multinomial(weights, n, replacement=True, generator=rng)
+        for task, count in zip(self.tasks, drawn.bincount(minlength=len(self.tasks)).tolist(), strict=True):
+            if count:
+                yield task, count, None
+
+    def _counted(self, first: int, n: int) -> Iterator[tuple[Task, int, Tensor]]:
+        entries = torch.tensor([self._entry(first + i) for i in range(n)])
+        owners = torch.searchsorted(self.ends, entries, right=True)
+        for i, task in enumerate(self.tasks):
+            own = entries[owners == i]
+            if len(own):
+                start = int(self.ends[i - 1]) if i else 0
+                yield task, len(own), (own - start) % len(self.shards.banks[task.source])
+
+    def _entry(self, position: int) -> int:
+        """What stands at a place of the endless row of shuffled epochs."""
+        epoch, place = divmod(position, self.epoch)
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            rng = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            self._shuffled = epoch, torch.randperm(self.epoch, generator=rng)
+        return int(self._shuffled[1][place])
 
     def pairs(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Degraded and clean (B, 3, H, W) from a task's crops (B, K, H, W), all in [0, 1]."""

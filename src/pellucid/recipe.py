@@ -20,6 +20,7 @@ from pellucid.registry import unknown_name
 KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "clean")
 # The loop saves no gradient scaler, so float16 is not among them.
 PRECISIONS = ("32-true", "bf16-mixed")
+MIXINGS = ("weighted", "counted")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("patch", "batch", "lots", "steps", "learning_rate", "clip_norm"), lambda v: v > 0, "above zero"),
     (("final_learning_rate", "warmup_steps", "weight_decay"), lambda v: v >= 0, "zero or more"),
@@ -38,6 +39,7 @@ class Recipe:
         name: name of the weights it makes.
         model: structure, known to `pellucid.models`.
         tasks: the mix.
+        mixing: "weighted" or "counted", see `pellucid.data.Mixer`.
         seed: of weights, crops and degradations.
         patch: side of the square crops, in pixels.
         batch: crops per step, of all processes together.
@@ -57,6 +59,7 @@ class Recipe:
     name: str
     model: str
     tasks: tuple[Task, ...]
+    mixing: str = "weighted"
     seed: int = 0
     patch: int = 128
     batch: int = 8
@@ -203,6 +206,8 @@ def _recipe_faults(good: dict[str, Any]) -> list[str]:
         faults.append(f"batch is {batch}; expected a multiple of lots, {lots}")
     if good.get("precision", PRECISIONS[0]) not in PRECISIONS:
         faults.append(unknown_name("precision", good["precision"], list(PRECISIONS)))
+    if good.get("mixing", MIXINGS[0]) not in MIXINGS:
+        faults.append(unknown_name("mixing", good["mixing"], list(MIXINGS)))
     if "model" in good:
         if good["model"] not in models.names():
             faults.append(unknown_name("model", good["model"], models.names()))
@@ -224,6 +229,8 @@ def _task_faults(task: dict[str, Any]) -> list[str]:
         faults.append(unknown_name("degradation", operator, degradations.names()))
     if task.get("kind", KINDS[0]) not in KINDS:
         faults.append(unknown_name("kind", task["kind"], list(KINDS)))
+    if task.get("repeat", 1) < 1:
+        faults.append(f"repeat is {task['repeat']}; expected one or more")
     if task.get("weight", 0) < 0:
         faults.append(f"the weight is {task['weight']}; expected zero or more")
     if (sigma := task.get("sigma")) is not None and (operator != "gaussian_noise" or not 0 < sigma <= 255):

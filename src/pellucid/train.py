@@ -113,13 +113,13 @@ def train(
         )
     resume = resume and state_file.exists()  # a run that was killed before its first save starts anew
     training, validation = load_shards(data, "train"), load_shards(data, "val")
-    Mixer(training, recipe.tasks)
+    Mixer(training, recipe.tasks)  # refuses tasks that the data don't serve
     torch.manual_seed(recipe.seed)
     network = _read_start(start_from, spec) if start_from and not resume else spec.build(spec.config)
 
     fabric = _launch_fabric(recipe, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
-    mixer = Mixer(training, recipe.tasks)
+    mixer = Mixer(training, recipe.tasks, recipe.mixing, recipe.seed)
     kinds = {"clean", *(task.kind for task in recipe.tasks)}
     prompts: tuple[str, ...] = spec.config.prompts if spec.guided else ()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -328,7 +328,8 @@ def _draw_batch(
     lots: list[list[Tensor]] = []
     for lot in range(fabric.global_rank * share, (fabric.global_rank + 1) * share):
         rng.manual_seed(((recipe.seed * 1_000_003 + step) * 1_000_003 + lot) % 2**63)
-        degraded, clean, tasks = mixer.batch(size, recipe.patch, rng, done)
+        first = step * recipe.batch + lot * size
+        degraded, clean, tasks = mixer.batch(size, recipe.patch, rng, done, first)
         lots.append([clean, degraded])
         if prompts:
             names = [task.prompt or task.kind for task in tasks]
