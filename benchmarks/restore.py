@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pellucid import models, weights
 from pellucid.checkpoint import Checkpoint
-from pellucid.compute import probe_picture
+from pellucid.compute import choose_device, probe_picture
 from pellucid.restorer import load
 
 VARIANTS = ("eager", "restorer")
@@ -38,15 +38,16 @@ def create(variant: str, model: str, device: str | None, precision: str | None) 
         diagnosis = restorer.network.config.prompts[0] if restorer.spec.guided else None
         return lambda picture: restorer(picture, diagnosis=diagnosis).tensor, facts
     checkpoint = Checkpoint.read(weights.find(model).path)
-    network = checkpoint.build().eval().to(device or "cpu")
+    where = choose_device(device)  # as the restorer chooses
+    network = checkpoint.build().eval().to(where)
     prompt = [torch.zeros(1, dtype=torch.long)] if models.get(checkpoint.model).guided else []
 
     @torch.no_grad()
     def eager(picture: Tensor) -> Tensor:
-        arguments = [tensor.to(device or "cpu") for tensor in (picture[None], *prompt)]
+        arguments = [tensor.to(where) for tensor in (picture[None], *prompt)]
         return network(*arguments)[0].clamp(0, 1).cpu()
 
-    return eager, {"device": device or "cpu", "precision": "float32"}
+    return eager, {"device": where.type, "precision": "float32"}
 
 
 def measure_times(runs: dict[str, Run], size: int, repeats: int) -> dict[str, Any]:
@@ -109,6 +110,8 @@ def main() -> None:
     options = parser.parse_args()
     if any(size % 32 for size in options.sizes):
         parser.error("sizes must be multiples of 32: the eager network does not pad")
+    if options.repeats < 2:
+        parser.error("a spread takes at least two repeats")
     if options.memory_of:
         run, _ = create(options.memory_of, options.model, options.device, options.precision)
         run(probe_picture(64)[0])

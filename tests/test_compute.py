@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,14 @@ def test_the_cpu_is_always_there():
     assert compute.choose_device("cpu") == CPU
     assert compute.choose_device() is not None
     assert compute.free_memory(CPU) > 2**20
+
+
+def test_where_the_system_tells_less_of_its_memory_some_is_still_assumed(monkeypatch, tmp_path):
+    monkeypatch.setattr(compute, "Path", lambda path: tmp_path / path.lstrip("/"))
+    built_in = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert compute.free_memory(CPU) == built_in // 2
+    monkeypatch.delattr(os, "sysconf")
+    assert compute.free_memory(CPU) == compute.UNKNOWN_MEMORY
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "meta", "nonsense", ""])

@@ -21,9 +21,9 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 CLOSENESS = 0.5 / 255  # bf16 may differ from float32 by half a gray level, root mean square
 MEMORY_SHARE = 0.5  # of what is free: the rest is for the picture, its result and everybody else
 HEADROOM = 2.0  # workspaces and the picture itself: a process grew by 1.7 times the tensors at 1000 x 1000
-CPU_TILE_PIXELS = (
-    1024 * 1024
-)  # beyond, time per pixel triples: big buffers go back to the system after each step
+# Beyond, time per pixel triples: big buffers go back to the system after each step.
+CPU_TILE_PIXELS = 1024 * 1024
+UNKNOWN_MEMORY = 2 * 2**30  # bytes, taken as free where the system says nothing (Windows)
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -62,7 +62,10 @@ def _no_device(name: str) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free on `device`; on the CPU the least of what the system and the control group leave."""
+    """Bytes free on `device`; on the CPU (and mps, which shares its memory) the least of what is left.
+
+    Left by the system, and by the control group where there is one.
+    """
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
@@ -76,9 +79,9 @@ def free_memory(device: torch.device) -> int:
         free.append(max(0, limit - int((group / "memory.current").read_text(encoding="ascii"))))
     except (OSError, ValueError):
         pass
-    if not free:  # not Linux: half of the memory that is built in
+    if not free and hasattr(os, "sysconf"):  # macOS: half of the memory that is built in
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    return min(free)
+    return min(free, default=UNKNOWN_MEMORY)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -195,3 +198,10 @@ def _timed(run: Run, picture: Tensor, precision: Precision) -> tuple[Tensor, flo
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most bytes of tensors that `run` made and that lived at once; weights from before not counted."""
+    with _LiveBytes() as counter:
+        run()
+    return counter.peak

@@ -1,4 +1,6 @@
-"""Layers that both networks use unchanged.
+"""Layers that both networks use unchanged. Where no shape is told, (B, C, H, W) gives the same.
+
+Restormer: Zamir et al., CVPR 2022, arXiv 2111.09881.
 
 Legend: B batch, C channels, H and W height and width, h heads, c channels per head (C = h*c), n = H*W.
 """
@@ -29,7 +31,15 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def channel_attention_scores(query: Tensor, key: Tensor, temperature: Tensor) -> Tensor:
-    """Cosine similarity of channels over all pixels, times a temperature per head: (B, h, c, c)."""
+    """Cosine similarity of channels over all pixels, times a temperature per head (Restormer, eq. 1).
+
+    Args:
+        query, key: (B, h, c, n).
+        temperature: (h, 1, 1), a factor.
+
+    Returns:
+        (B, h, c, c) scores before the softmax.
+    """
     # A channel's pixels are laid side by side first: sums along a strided axis add up one by one, which costs
     # float32 another digit at a quarter of a million pixels.
     query, key = F.normalize(query.contiguous(), dim=-1), F.normalize(key.contiguous(), dim=-1)  # eps 1e-12

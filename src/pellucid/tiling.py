@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-OVERLAP = 64  # pixels that neighbors share: the nets' reach is wider, but beyond this it hardly matters
+OVERLAP = 64  # pixels that neighbors share; the networks see farther, so tiles only come near the whole
 RAMP = 32  # pixels over which one tile fades into the next
 
 
@@ -65,7 +65,7 @@ class TilePlan:
 
 
 def smallest_tile(multiple_of: int) -> int:
-    """The shortest side a tile can have without its two ramps meeting."""
+    """The shortest side in pixels that a tile can have without its two ramps meeting."""
     return _round_up(2 * OVERLAP, multiple_of) + 2 * multiple_of
 
 

@@ -8,6 +8,7 @@ def test_models_lists_everything(run):
     assert result.code == 0
     for name in (*models.names(), *weights.names()):
         assert name in result.out
+    assert "noise_25 +" in result.out
 
 
 def test_models_for_machines(run):
@@ -15,6 +16,7 @@ def test_models_for_machines(run):
     assert [row["name"] for row in values["structures"]] == models.names()
     assert [row["name"] for row in values["weights"]] == weights.names()
     for row in values["weights"]:
+        assert row["validation"]["noise_25"]["output"] > row["validation"]["noise_25"]["input"]
         assert len(row["sha256"]) == 64
         assert row["parameters"] == models.get(row["structure"]).parameters
 

@@ -32,7 +32,7 @@ def models(as_json: AsJson = False) -> None:
                 "bytes": file.bytes,
                 "licence": file.licence,
                 "sha256": file.sha256,
-                "scores": checkpoint.provenance.get("scores"),
+                "validation": checkpoint.provenance.get("validation", {}),
                 "default": name == weights.DEFAULT,
             }
         )
@@ -45,7 +45,7 @@ def models(as_json: AsJson = False) -> None:
         table.add_row(row["name"], f"{row['parameters']:,}", row["kind"], row["paper"])
     console.print(table)
     console.print()
-    table = Table("weights", "structure", "size", "licence", "SHA-256", "scores", box=None, pad_edge=False)
+    table = Table("weights", "structure", "size", "licence", "SHA-256", "gain, dB PSNR", box=None, pad_edge=False)
     for row in embedded:
         table.add_row(
             row["name"] + (" (default)" if row["default"] else ""),
@@ -53,13 +53,12 @@ def models(as_json: AsJson = False) -> None:
             f"{row['bytes'] / 1e6:.1f} MB",
             row["licence"],
             row["sha256"][:16],
-            _scores(row["scores"]),
+            _gains(row["validation"]),
         )
     console.print(table if embedded else "No weights are embedded in this installation.")
 
 
-def _scores(scores: Any) -> str:
-    """Scores as a checkpoint's provenance holds them, nested or flat, on one line."""
-    if isinstance(scores, dict):
-        return ", ".join(f"{name} {_scores(value)}" for name, value in scores.items())
-    return f"{scores:.4g}" if isinstance(scores, float) else str(scores if scores is not None else "")
+def _gains(validation: dict[str, Any]) -> str:
+    """What validation measured, as the training's provenance holds it, on one line."""
+    pairs = {kind: row for kind, row in validation.items() if row["input"] is not None}
+    return ", ".join(f"{kind} {row['output'] - row['input']:+.1f}" for kind, row in pairs.items())

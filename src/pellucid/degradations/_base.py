@@ -1,7 +1,8 @@
 """What every degradation is: a pure, batched operator whose parameters are drawn first."""
 
 import json
-import math
+import reprlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -50,7 +51,7 @@ class Params:
         """
         try:
             values = json.loads(line, parse_constant=_refuse_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"The parameters are not JSON ({error}). Give the line as it was printed."
             ) from error
@@ -71,14 +72,13 @@ class Params:
                 f"The parameters lack {sorted(set(wanted) - found) or 'nothing'} and have the unknown fields "
                 f"{sorted(found - set(wanted)) or 'none'}. Give the line as it was printed."
             )
-        columns = {name: _tupled(values[name]) for name in wanted}
-        for name, column in columns.items():
-            if not _fits(column, wanted[name]):
+        for name in wanted:
+            if not _fits(values[name], wanted[name]):
                 raise InputError(
-                    f"The parameter {name!r} is {json.dumps(values[name])}; expected {wanted[name]}. "
+                    f"The parameter {name!r} is {reprlib.repr(values[name])}; expected {wanted[name]}. "
                     "Give the line as it was printed."
                 )
-        return cls(**columns)
+        return cls(**{name: _tupled(values[name]) for name in wanted})
 
     def expect(self, name: str, low: float, high: float) -> None:
         """Check that all values of a field lie in [low, high].
@@ -113,7 +113,7 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON has the type of a field: tuples, unions and plain values."""
     if get_origin(hint) is tuple:
         inner = get_args(hint)
-        if not isinstance(value, tuple):
+        if not isinstance(value, list):
             return False
         if len(inner) == 2 and inner[1] is Ellipsis:
             return all(_fits(v, inner[0]) for v in value)
@@ -121,7 +121,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(hint, UnionType):
         return any(_fits(value, h) for h in get_args(hint))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # No larger integer is a float; NaN is in no range.
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)

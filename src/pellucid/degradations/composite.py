@@ -1,6 +1,6 @@
 """Two or three degradations on one picture, in the order in which they happen."""
 
-import json
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,9 +38,13 @@ class CompositeParams(Params):
             rows = [[(str(part["name"]), part["params"]) for part in row] for row in values["parts"]]
         except (TypeError, KeyError) as error:
             raise InputError(
-                f"The composite's parameters are {json.dumps(values)[:200]}; expected "
+                f"The composite's parameters are {reprlib.repr(values)}; expected "
                 '{"parts": [[{"name": ..., "params": ...}, ...]]}. Give the line as it was printed.'
             ) from error
+        if any(name == Composite.name for row in rows for name, _ in row):
+            raise InputError(
+                "A composite has another as its part; expected single degradations. List them all."
+            )
         return cls(
             tuple(
                 tuple(

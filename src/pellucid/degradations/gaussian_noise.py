@@ -11,7 +11,7 @@ from pellucid.degradations._base import Degradation, Params, check_batch
 
 @dataclass(frozen=True)
 class GaussianNoiseParams(Params):
-    """Per sample: `sigma` in grey levels of 255; `truncate` to 8 bits, as the papers' test sets; `seed`."""
+    """Per sample: `sigma` in gray levels of 255; `truncate` to 8 bits, as the papers' test sets; `seed`."""
 
     sigma: tuple[float, ...]
     truncate: tuple[bool, ...]
@@ -27,13 +27,13 @@ class GaussianNoise(Degradation):
     """White noise on the encoded values, clipped to [0, 1].
 
     With `truncate` the papers' own arithmetic is followed: the 8-bit picture plus noise is clipped to
-    [0, 255] and cast, that is, rounded down (as in the test code of DnCNN and PromptIR); it costs half a grey
+    [0, 255] and cast, that is, rounded down (as in the test code of DnCNN and PromptIR); it costs half a gray
     level of mean.
 
     Args:
         sigmas: noise levels to choose from with equal chance; none: two thirds of the draws are uniform over
             `sigma_range`, the rest are the papers' 15, 25 and 50.
-        sigma_range: grey levels of 255.
+        sigma_range: lowest and highest, in gray levels of 255.
         truncate: whether to truncate to 8 bits; none: every second draw.
     """
 

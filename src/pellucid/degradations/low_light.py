@@ -46,7 +46,7 @@ class LowLight(Degradation):
     """A picture taken with too little light.
 
     Ranges were set by LOL-v1's training pairs: linear exposures of 1/16 to 1/150 in most of them, channel
-    ratios of 0.7 to 1.3, noise of 1 to 3 grey levels of 255 in the dark picture.
+    ratios of 0.7 to 1.3, noise of 1 to 3 gray levels of 255 in the dark picture.
 
     Args:
         exposures: lowest and highest factor on linear light, drawn log-uniformly.

@@ -52,6 +52,6 @@ def tone_curve(icc: bytes | None) -> Array | None:
 
 
 def map_values(planes: Tensor, x: Array, y: Array) -> None:
-    """Send every value through the curve (x, y), in place."""
+    """Send every value of (C, H, W) planes through the curve (x, y), both (N,) and x rising; in place."""
     for plane in planes.numpy():
         plane[...] = np.interp(plane, x, y)

@@ -91,12 +91,21 @@ def read_image(path: PathLike, *, limits: Limits | None = None) -> ImageBuffer:
 
 
 def decode_image(data: bytes, *, limits: Limits | None = None) -> ImageBuffer:
-    """As `read_image`, from bytes."""
+    """As `read_image`, from the bytes of a file.
+
+    Raises:
+        UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as there.
+    """
     return _decode(io.BytesIO(data), "The picture", limits or Limits())
 
 
 @contextlib.contextmanager
 def opened(path: PathLike) -> Generator[BinaryIO]:
+    """A regular file, opened for reading.
+
+    Raises:
+        UnreadableImageError: missing, not a regular file, or not to be opened.
+    """
     try:
         # A pipe or device would block, or never end: only the kind of file is asked before opening.
         mode = os.stat(path).st_mode  # noqa: PTH116

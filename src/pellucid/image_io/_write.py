@@ -89,6 +89,28 @@ def copy_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> 
     return path
 
 
+def write_bytes(data: bytes, path: PathLike, *, overwrite: bool = False) -> Path:
+    """Write any file with the guarantees of `write_image`.
+
+    Raises:
+        OutputExistsError, InputError: as in `write_image`.
+    """
+    path = Path(path)
+    with _writable(path, overwrite):
+        _write_atomically(data, path, overwrite)
+    return path
+
+
+def check_writable(path: PathLike, *, overwrite: bool = False) -> None:
+    """Refuse now, before long work, a target that `write_bytes` would refuse later.
+
+    Raises:
+        OutputExistsError, InputError: as in `write_image`.
+    """
+    with _writable(Path(path), overwrite):
+        pass
+
+
 @contextlib.contextmanager
 def _writable(path: Path, overwrite: bool) -> Generator[None]:
     """Refuse a hopeless target before any work is done; give the system's refusals one sentence."""
