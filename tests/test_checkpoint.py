@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pellucid import models
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.errors import (
     CheckpointError,
@@ -212,6 +213,28 @@ def test_a_header_that_is_no_json(file: Path) -> None:
 # Contents that are refused
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000])
+def test_a_header_that_json_gives_up_on(file: Path, text: str) -> None:
+    save_file({"x": torch.zeros(1)}, file, metadata={"pellucid": text})
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        Checkpoint.read(file)
+
+
+@pytest.mark.parametrize("length", [0x10280, 0x10380, 0x10480, 0x10580, 0x14B50])
+def test_a_header_whose_length_looks_like_a_pickle(checkpoint: Checkpoint, file: Path, length: int) -> None:
+    def write(note: str) -> int:
+        dataclasses.replace(checkpoint, provenance={"note": note}).write(file)
+        return int.from_bytes(file.read_bytes()[:8], "little")
+
+    assert write("x" * (length - write(""))) == length
+    assert Checkpoint.read(file).tensors.keys() == checkpoint.tensors.keys()
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="can't be read: embedded null"):
+        Checkpoint.read(tmp_path / "a\0b.safetensors")
+
+
 def test_an_unknown_model(checkpoint: Checkpoint) -> None:
     with pytest.raises(UnknownNameError, match=r"no model called 'daiar'\. Did you mean daair"):
         dataclasses.replace(checkpoint, model="daiar").build()
@@ -240,11 +263,50 @@ def test_a_missing_or_unknown_field(checkpoint: Checkpoint) -> None:
         {"rank": None},
         {"encoder_blocks": 2},
         {"num_experts": 0},
+        {"dim": float("nan")},
+        {"dim": True},
+        {"dim": 10**400},
+        {"encoder_blocks": ["1", "1"]},
+        {"ffn_expansion": 10**400},
+        {"inner_residual": "no"},
+        {"mixer": "soup"},
+        {"grid": -2},
     ],
 )
 def test_a_field_that_gives_no_network(checkpoint: Checkpoint, damage: dict[str, Any]) -> None:
     with pytest.raises(CheckpointMismatchError, match=r"configuration gives no daair .* header is damaged"):
         dataclasses.replace(checkpoint, config={**checkpoint.config, **damage}).build()
+
+
+@pytest.mark.parametrize(
+    "damage", [{"dim": 10**6}, {"num_experts": 10**9}, {"rank": 10**8}, {"kernel_size": 10**6 + 1}]
+)
+def test_huge_sizes_are_refused_before_memory_is_taken(
+    checkpoint: Checkpoint, damage: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: list[bool] = []
+    reset = torch.nn.Conv2d.reset_parameters
+    monkeypatch.setattr(
+        torch.nn.Conv2d,
+        "reset_parameters",
+        lambda conv: (real.append(not conv.weight.is_meta), reset(conv))[1],
+    )
+    with pytest.raises(CheckpointMismatchError, match=r"does not fit daair: it has .*, expected \("):
+        dataclasses.replace(checkpoint, config={**checkpoint.config, **damage}).build()
+    assert real
+    assert not any(real)
+
+
+def test_a_million_blocks_are_refused_while_building(checkpoint: Checkpoint) -> None:
+    config = {**checkpoint.config, "encoder_blocks": (10**9, 1)}
+    with pytest.raises(CheckpointMismatchError, match=r"it asks for more than [\d,]+ tensors, the file has"):
+        dataclasses.replace(checkpoint, config=config).build()
+
+
+def test_huge_prompt_maps_are_refused_before_memory_is_taken() -> None:
+    config = dataclasses.asdict(models.get("dfpir_s").config) | {"dim": 2**32}
+    with pytest.raises(CheckpointMismatchError, match="lacks stem"):
+        Checkpoint("dfpir_s", config, {}).build()
 
 
 def test_a_missing_tensor(checkpoint: Checkpoint) -> None:
@@ -267,6 +329,19 @@ def test_a_tensor_that_is_not_finite(checkpoint: Checkpoint, value: float) -> No
     stem = checkpoint.tensors["stem.weight"].clone()
     stem[1, 2, 0, 0] = value
     with pytest.raises(CheckpointMismatchError, match=r"has NaN or infinity in stem\.weight"):
+        changed(checkpoint, stem__weight=stem).build()
+
+
+def test_a_tensor_that_overflows_float32(checkpoint: Checkpoint) -> None:
+    stem = checkpoint.tensors["stem.weight"].double() * 1e300
+    with pytest.raises(CheckpointMismatchError, match=r"has NaN or infinity in stem\.weight"):
+        changed(checkpoint, stem__weight=stem).build()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.complex64, torch.float8_e4m3fn])
+def test_a_tensor_of_another_sort(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    stem = checkpoint.tensors["stem.weight"].to(dtype)
+    with pytest.raises(CheckpointMismatchError, match=rf"has stem\.weight in {dtype}, expected torch\.float32"):
         changed(checkpoint, stem__weight=stem).build()
 
 

@@ -1,6 +1,7 @@
 """Conversion of foreign checkpoints, over made-up weights under the authors' names."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +183,41 @@ def test_no_tensor_can_be_missing(name):
         convert_dfpir(weights, CODES, NAMES)
 
 
+@pytest.mark.parametrize("index", ["99999999", "9" * 5000])
+def test_a_block_of_an_absurd_number_is_unknown(index):
+    weights = official()
+    weights[f"encoder_level1.{index}.norm1.body.bias"] = torch.zeros(12)
+    with pytest.raises(CheckpointMismatchError, match=r"lacks encoder_level1\.1\..* and \d+ more; it has the"):
+        convert_dfpir(weights, CODES, NAMES)
+
+
+@pytest.mark.parametrize("size", [0, 10**7])
+def test_absurd_sizes_allocate_nothing(size):
+    weights = official()
+    weights["patch_embed.proj.weight"] = torch.zeros(()).expand(size, 3, 3, 3)
+    with pytest.raises(CheckpointMismatchError):
+        convert_dfpir(weights, CODES, NAMES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.to(torch.complex64),
+        lambda t: t.int(),
+        lambda t: t.to(torch.float8_e4m3fn),
+        lambda t: t.to_sparse(),
+        lambda t: t.to("meta"),
+        lambda t: torch.zeros(()).expand(t.shape),
+    ],
+    ids=["complex", "integer", "one byte", "sparse", "meta", "one number for all"],
+)
+def test_tensors_of_another_sort_are_refused(change):
+    weights = official()
+    weights["output.weight"] = change(weights["output.weight"])
+    with pytest.raises(CheckpointMismatchError, match=r"has output\.weight in .*, expected dense floating point"):
+        convert_dfpir(weights, CODES, NAMES)
+
+
 def test_feed_forwards_of_no_common_factor_are_refused():
     weights = official()
     name = "encoder_shuffle_channel2.ffn.project_out.weight"
@@ -206,6 +242,10 @@ def test_heads_that_do_not_divide_are_refused():
         (CODES.int(), NAMES, "floating point"),
         (CODES / 0, NAMES, "NaN or infinity"),
         (CODES, NAMES[:2], "3 prompt codes but 2 names"),
+        (CODES[:0], (), r"\(prompts, 16\)"),
+        (CODES.to(torch.float8_e4m3fn), NAMES, "floating point"),
+        (CODES, ("rain", "rain", "haze"), "a name of its own"),
+        (CODES, ("rain", " ", "haze"), "a name of its own"),
     ],
 )
 def test_codes_that_do_not_fit_are_refused(wrong, names, sentence):
@@ -290,6 +330,14 @@ def test_damaged_files_are_refused(source, tmp_path):
         read_state_dict(tmp_path / "absent")
 
 
+def test_a_flipped_bit_is_found(source):
+    content = bytearray(source.read_bytes())
+    content[len(content) // 2] ^= 1  # torch.load does not see it
+    source.write_bytes(content)
+    with pytest.raises(CheckpointError, match="checksum of its part .* is wrong"):
+        read_state_dict(source)
+
+
 def test_own_files_are_not_converted_again(source, codes, target, tmp_path):
     convert_file(source, target, prompt_codes=codes)
     with pytest.raises(CheckpointError, match="own already"):
@@ -303,16 +351,36 @@ def test_outputs_are_replaced_only_on_request(source, codes, target):
     assert target.read_text() == "precious"
     convert_file(source, target, prompt_codes=codes, overwrite=True)
     assert Checkpoint.read(target).model == "dfpir"
-    with pytest.raises(OutputExistsError, match="being read"):
-        convert_file(source, source, prompt_codes=codes, overwrite=True)
+    for read in (source, codes):
+        before = read.read_bytes()
+        with pytest.raises(OutputExistsError, match="being read"):
+            convert_file(source, read, prompt_codes=codes, overwrite=True)
+        assert read.read_bytes() == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_links_and_pipes_are_never_replaced(source, codes, target, tmp_path, overwrite):
+    (tmp_path / "precious.safetensors").write_text("precious")
+    for leads_to in ("precious.safetensors", "absent"):
+        target.symlink_to(tmp_path / leads_to)
+        with pytest.raises(OutputExistsError, match="link or no regular file"):
+            convert_file(source, target, prompt_codes=codes, overwrite=overwrite)
+        assert target.is_symlink()
+        target.unlink()
+    os.mkfifo(target)
+    with pytest.raises(OutputExistsError, match="link or no regular file"):
+        convert_file(source, target, prompt_codes=codes, overwrite=overwrite)
+    assert (tmp_path / "precious.safetensors").read_text() == "precious"
+    assert not (tmp_path / "absent").exists()
 
 
 def test_outputs_need_a_folder(source, codes, tmp_path):
     with pytest.raises(InputError, match="not a folder"):
         convert_file(source, tmp_path / "absent" / "out.safetensors", prompt_codes=codes)
-    (tmp_path / "out").mkdir()
-    with pytest.raises(CheckpointError, match="can't be written"):
-        convert_file(source, tmp_path / "out", prompt_codes=codes, overwrite=True)
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("folder.safetensors", "weights.pth", "weights"):  # --model would take none of them
+        with pytest.raises(InputError, match=r"ending in \.safetensors"):
+            convert_file(source, tmp_path / name, prompt_codes=codes, overwrite=True)
 
 
 def test_models_without_foreign_weights_are_named(source, codes, target):
@@ -348,6 +416,12 @@ def test_files_without_codes_are_refused(tmp_path, source):
         read_codes(tmp_path / "a")
     save_file({"codes": CODES}, tmp_path / "b", {"prompts": "[noise"})
     with pytest.raises(InputError, match="Write a list"):
+        read_codes(tmp_path / "b")
+    save_file({"codes": CODES}, tmp_path / "b", {"prompts": "[" * 100_000})
+    with pytest.raises(InputError, match="Write a list"):
+        read_codes(tmp_path / "b")
+    save_file({"codes": CODES}, tmp_path / "b", {"prompts": '["rain", null, "haze"]'})
+    with pytest.raises(InputError, match="a prompt None; expected text"):
         read_codes(tmp_path / "b")
     for path in (source, tmp_path / "absent", tmp_path):
         with pytest.raises(InputError, match="can't be read as safetensors"):

@@ -347,7 +347,7 @@ def test_written_pixels_are_read_back(tmp_path: Path, library: str) -> None:
 
 def test_without_any_library_the_remedy_is_named(shards: Path, monkeypatch) -> None:
     without(monkeypatch, "pyvips", "PIL")
-    with pytest.raises(RecipeError, match=r"neither is installed.*pip install 'pyvips\[binary\]'"):
+    with pytest.raises(RecipeError, match=r"not installed.*pip install 'pyvips\[binary\]' pillow"):
         load_shards(shards, "val")
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pellucid import compute, models, read_image, write_image
+from pellucid import ImageBuffer, compute, models, read_image, write_image
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.errors import (
@@ -154,7 +154,9 @@ def test_strength_mixes_and_zero_is_the_input():
     assert nothing.report.tiles == 0
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.01, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "strength", [-0.1, 1.01, float("nan"), float("inf"), "0.5", b"1", None, 1j, np.ones(2), torch.ones(2), 10**400]
+)
 @pytest.mark.parametrize("restorer", [toy(), IdentityRestorer()], ids=["torch", "identity"])
 def test_a_strength_out_of_range_is_refused(restorer, strength):
     with pytest.raises(InputError, match="strength"):
@@ -207,6 +209,8 @@ def test_guided_networks_are_told_what_is_wrong():
         restorer(picture)
     with pytest.raises(InputError, match="Did you mean rain"):
         restorer(picture, diagnosis="rian")
+    with pytest.raises(InputError, match="no prompt of toy_guided called '5'"):
+        restorer(picture, diagnosis=5)
     for blind in (toy(), IdentityRestorer()):
         with pytest.raises(InputError, match="blind"):
             blind(picture, diagnosis="rain")
@@ -215,8 +219,9 @@ def test_guided_networks_are_told_what_is_wrong():
 def test_bad_options_are_refused():
     with pytest.raises(UnsupportedDtypeError, match="fp8"):
         toy(precision="fp8")
-    with pytest.raises(InputError, match="memory"):
-        toy(memory=0)
+    for memory in (0, float("nan"), float("inf"), "2GB"):
+        with pytest.raises(InputError, match="memory"):
+            toy(memory=memory)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -235,6 +240,13 @@ def test_files(tmp_path, suffix):
     assert out.read_bytes() == path.read_bytes()  # JPEG included: it is not encoded again
     toy()(path, strength=0).save(tmp_path / "other.tif")
     assert torch.equal(read_image(tmp_path / "other.tif").pixels, read_image(path).pixels)
+
+
+@pytest.mark.parametrize("pixels", [torch.zeros(3, 0, 4), torch.full((3, 4, 4), float("nan"))])
+@pytest.mark.parametrize("restorer", [toy(), IdentityRestorer()], ids=["torch", "identity"])
+def test_a_buffer_without_a_picture_is_refused(restorer, pixels):
+    with pytest.raises(InputError, match="at least one pixel"):
+        restorer(ImageBuffer(pixels))
 
 
 def test_padding_reflects_then_replicates():
@@ -256,6 +268,9 @@ def test_load_refuses(tmp_path, small_weights):
         load("nonsense")
     with pytest.raises(CheckpointError, match="can't be read"):
         load(tmp_path / "missing.safetensors")
+    for nothing in (None, 5, b"daair_s.5task"):
+        with pytest.raises(InputError, match="expected the name of weights or a path"):
+            load(nothing)
     torch.save({}, tmp_path / "official.pth")
     with pytest.raises(UnsafeCheckpointError):
         load(tmp_path / "official.pth")

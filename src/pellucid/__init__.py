@@ -1,4 +1,4 @@
-"""pellucid: one network, told nothing about what is wrong, gives the photograph back clean.
+"""pellucid: one network, told nothing about what is wrong, restores the photograph.
 
 The public names are those of `__all__`; each is imported on first use, so that `import pellucid` and
 `pellucid --help` never wait for torch.

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -12,11 +13,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pellucid import models
-from pellucid.errors import CheckpointError, CheckpointMismatchError, HashMismatchError, UnsafeCheckpointError
+from pellucid.errors import (
+    CheckpointError,
+    CheckpointMismatchError,
+    HashMismatchError,
+    InputError,
+    UnsafeCheckpointError,
+)
+from pellucid.models import ModelSpec
 
 FORMAT = 1
+# What floats may be stored as; torch computes nothing with its floats of one byte.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -64,9 +75,10 @@ class Checkpoint:
                     f"{path} has SHA-256 {found[:16]}..., expected {sha256[:16]}.... "
                     "The file is damaged or another one; get it again."
                 )
-        except OSError as error:
-            raise CheckpointError(f"{path} can't be read: {error.strerror}. Check the path.") from error
-        if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        except (OSError, ValueError) as error:  # ValueError: a name with a null character
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise CheckpointError(f"{path} can't be read: {reason}. Check the path.") from error
+        if is_pickle(head):
             raise UnsafeCheckpointError(
                 f"{path} is a pickle, which can run code when loaded; nothing was loaded. "
                 "Turn it into safetensors with: pellucid convert CKPT -o OUT.safetensors"
@@ -75,7 +87,7 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("pellucid", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, json.JSONDecodeError) as error:
+        except (SafetensorError, ValueError, RecursionError) as error:  # the latter two: the header's JSON
             raise CheckpointError(
                 f"{path} is not a whole safetensors file ({error}). Get it again, or check the path."
             ) from error
@@ -127,27 +139,31 @@ class Checkpoint:
     def build(self) -> nn.Module:
         """The network with these tensors, in float32.
 
+        Nothing is allocated before the tensors are known to be those that the configuration asks for.
+
         Raises:
             UnknownNameError: no such structure.
             CheckpointMismatchError: the configuration gives no network, or a tensor is missing, unknown, of
-                another shape, or not finite.
+                another shape or sort, or not finite.
         """
         spec = models.get(self.model)
-        config = spec.config_from(self.config)
         try:
-            network = spec.build(config)
-        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+            config = spec.config_from(self.config)
+            own = self._outline(spec, config).state_dict()
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, InputError) as error:
+            # Of torch's words the first line: the rest is its own call stack.
             raise CheckpointMismatchError(
-                f"The checkpoint's configuration gives no {self.model} ({error}). "
+                f"The checkpoint's configuration gives no {self.model} ({str(error).partition(chr(10))[0]}). "
                 "Its header is damaged; get the file again."
             ) from error
-        own = network.state_dict()
         faults = [f"lacks {name}" for name in own if name not in self.tensors]
         faults += [f"has the unknown tensor {name}" for name in self.tensors if name not in own]
         for name, tensor in self.tensors.items():
             if name in own and tensor.shape != own[name].shape:
                 faults.append(f"has {name} as {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
-            elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            elif name in own and not _becomes(tensor.dtype, own[name].dtype):
+                faults.append(f"has {name} in {tensor.dtype}, expected {own[name].dtype}")
+            elif name in own and not bool(torch.isfinite(tensor.to(own[name].dtype)).all()):
                 faults.append(f"has NaN or infinity in {name}")
         if faults:
             more = f" and {len(faults) - 5} more faults" if len(faults) > 5 else ""
@@ -155,8 +171,41 @@ class Checkpoint:
                 f"The checkpoint does not fit {self.model}: it {'; '.join(faults[:5])}{more}. "
                 "Use the file this model was trained to, or convert it again."
             )
+        network = spec.build(config)
         network.load_state_dict(self.tensors, strict=True)
         return network
+
+    def _outline(self, spec: ModelSpec, config: Any) -> nn.Module:
+        """The network on the meta device, which has shapes and no memory.
+
+        A header may ask for a million blocks, so building ends once the file can't hold the tensors by far.
+        """
+        most, count, thread = 2 * len(self.tensors) + 1000, 0, threading.get_ident()
+
+        def count_parameter(*_: object) -> None:
+            nonlocal count
+            count += threading.get_ident() == thread  # the hook also sees what other threads build
+            if count > most:
+                raise ValueError(
+                    f"it asks for more than {most:,} tensors, the file has {len(self.tensors):,}"
+                )
+
+        with torch.device("meta"), register_module_parameter_registration_hook(count_parameter):
+            return spec.build(config)
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether a file whose first 9 bytes or more are `head` is PyTorch's (a zip or a pickle) or a pickle.
+
+    Safetensors begins with the length of its header, whose bytes may look the same; then comes a brace.
+    """
+    marks = (b"PK", *(bytes((0x80, protocol)) for protocol in range(2, 6)))
+    return head.startswith(marks) and head[8:9] != b"{"
+
+
+def _becomes(stored: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether values keep their meaning when they are loaded."""
+    return stored in FLOATS if wanted.is_floating_point else stored == wanted
 
 
 def hash_file(path: Path) -> str:

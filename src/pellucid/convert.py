@@ -11,6 +11,9 @@ import math
 import os
 import pickle
 import re
+import reprlib
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +25,7 @@ from torch import Tensor
 
 import pellucid
 from pellucid import models
-from pellucid.checkpoint import Checkpoint, hash_file
+from pellucid.checkpoint import FLOATS, Checkpoint, hash_file, is_pickle
 from pellucid.errors import (
     CheckpointError,
     CheckpointMismatchError,
@@ -32,6 +35,8 @@ from pellucid.errors import (
 )
 from pellucid.models.dfpir import PROMPTS, DFPIRConfig, from_official, official_shapes, sort_permutations
 
+# What reading a damaged PyTorch file raises.
+_DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile, zlib.error)
 CLIP_MODEL = "openai/clip-vit-base-patch32"
 CLIP_REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 
@@ -48,7 +53,7 @@ def convert_file(
 
     Args:
         source: the authors' file, pickled by PyTorch or safetensors.
-        target: the file to write, beside which it is made before it takes its place.
+        target: the file to write, ending in .safetensors; made beside its place, which it takes when whole.
         model: the structure of the weights; "dfpir".
         prompt_codes: a safetensors file of codes, or "clip" to compute those of the authors' seven prompts.
         overwrite: whether an existing target is replaced.
@@ -69,13 +74,7 @@ def convert_file(
             "DFPIR's weights alone don't say how a prompt shuffles; the prompts' text codes are needed too. "
             "Give them with --prompt-codes CODES.safetensors, or compute them with --prompt-codes clip."
         )
-    if target.exists() and source.exists() and target.samefile(source):
-        raise OutputExistsError(f"{target} is the checkpoint being read. Name another output.")
-    if target.exists() and not overwrite:
-        raise OutputExistsError(f"{target} exists. Name another output, or replace it with --overwrite.")
-    if not target.parent.is_dir():
-        raise InputError(f"{target.parent} is not a folder; nothing can be written there. Create it first.")
-
+    _check_target(target, [source] if prompt_codes == "clip" else [source, Path(prompt_codes)], overwrite)
     state_dict = read_state_dict(source)
     codes, names = clip_codes() if prompt_codes == "clip" else read_codes(prompt_codes)
     converted = convert_dfpir(state_dict, codes, names)
@@ -83,6 +82,25 @@ def convert_file(
     checkpoint = dataclasses.replace(converted, provenance={**converted.provenance, "source": origin})
     checkpoint.write(target)
     return checkpoint
+
+
+def _check_target(target: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Refuse a target that can't be written, or whose writing would lose something, before any work."""
+    if target.exists() and any(path.exists() and target.samefile(path) for path in inputs):
+        raise OutputExistsError(f"{target} is a file being read. Name another output.")
+    if target.is_dir() or target.suffix != ".safetensors":
+        raise InputError(
+            f"The output {target} is not the name of a weights file; expected one ending in .safetensors, "
+            "as --model takes it."
+        )
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise OutputExistsError(
+            f"{target} is a link or no regular file, which is never replaced. Name another output."
+        )
+    if target.exists() and not overwrite:
+        raise OutputExistsError(f"{target} exists. Name another output, or replace it with --overwrite.")
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is not a folder; nothing can be written there. Create it first.")
 
 
 def convert_dfpir(state_dict: Mapping[str, Tensor], codes: Tensor, names: Sequence[str]) -> Checkpoint:
@@ -98,10 +116,10 @@ def convert_dfpir(state_dict: Mapping[str, Tensor], codes: Tensor, names: Sequen
         InputError: codes and names don't fit each other or the checkpoint.
     """
     theirs = _without_prefix(state_dict)
-    config = dataclasses.replace(_read_config(theirs), prompts=tuple(names))
+    config = _read_config(theirs)
     code_dim = _shape(theirs, r"\w+\.linear_layer1\.weight", 2)[1]
     _check_tensors(theirs, official_shapes(config, code_dim))
-    if codes.ndim != 2 or codes.shape[1] != code_dim or not codes.is_floating_point():
+    if codes.ndim != 2 or 0 in codes.shape or codes.shape[1] != code_dim or codes.dtype not in FLOATS:
         raise InputError(
             f"The prompt codes are {codes.dtype} of shape {tuple(codes.shape)}; expected floating point of "
             f"shape (prompts, {code_dim}). Encode the prompts with the text encoder of the training."
@@ -112,6 +130,12 @@ def convert_dfpir(state_dict: Mapping[str, Tensor], codes: Tensor, names: Sequen
         raise InputError(
             f"There are {len(codes)} prompt codes but {len(names)} names. Give one name for each code."
         )
+    if not all(name.strip() for name in names) or len(set(names)) < len(names):
+        raise InputError(
+            f"The prompts are called {', '.join(map(repr, names))}; expected a name of its own for each, "
+            "since --prompt chooses by it. Rename them."
+        )
+    config = dataclasses.replace(config, prompts=tuple(names))
 
     ours = {from_official(key): tensor.detach().float().contiguous() for key, tensor in theirs.items()}
     for block in sorted({key.split(".prompt_map.")[0] for key in ours if ".prompt_map." in key}):
@@ -184,14 +208,14 @@ def _shape(theirs: Mapping[str, Tensor], pattern: str, rank: int) -> torch.Size:
 
 
 def _count(theirs: Mapping[str, Tensor], stage: str) -> int:
-    """Number of blocks of a stage, from the highest index."""
+    """Number of blocks of a stage; never more than there are tensors, whatever their names say."""
     matches = (re.match(rf"{stage}\.(\d+)\.", key) for key in theirs)
-    return max((int(match[1]) + 1 for match in matches if match), default=0)
+    return len({match[1] for match in matches if match})
 
 
 def _find_expansion(sizes: list[tuple[int, int]]) -> float:
     """The shortest decimal that, times the channels of each level, is cut to its hidden channels."""
-    for digits in range(16):
+    for digits in range(16 if all(dim for dim, _ in sizes) else 0):
         scale = 10**digits
         candidate = max(math.ceil(hidden * scale / dim) for dim, hidden in sizes) / scale
         if all(int(dim * candidate) == hidden for dim, hidden in sizes):
@@ -206,17 +230,33 @@ def _find_expansion(sizes: list[tuple[int, int]]) -> float:
 def _check_tensors(theirs: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     missing = [key for key in expected if key not in theirs]
     unknown = [key for key in theirs if key not in expected]
-    faults = [f"lacks {', '.join(missing)}"] if missing else []
-    faults += [f"has the unknown {', '.join(unknown)}"] if unknown else []
+    faults = [f"lacks {_some(missing)}"] if missing else []
+    faults += [f"has the unknown {_some(unknown)}"] if unknown else []
     for key, tensor in theirs.items():
         if key in expected and tensor.shape != expected[key]:
             faults.append(f"has {key} as {tuple(tensor.shape)}, expected {tuple(expected[key])}")
+        elif tensor.dtype not in FLOATS or not _is_dense(tensor):
+            sort = f"{tensor.dtype} ({tensor.layout}, {tensor.device})"
+            faults.append(f"has {key} in {sort}, expected dense floating point")
         elif not bool(torch.isfinite(tensor).all()):
             faults.append(f"has NaN or infinity in {key}")
     if faults:
         raise CheckpointMismatchError(
-            f"The checkpoint does not fit DFPIR: it {'; it '.join(faults)}. Give the authors' file, whole."
+            f"The checkpoint does not fit DFPIR: it {_some(faults, '; it ')}. Give the authors' file, whole."
         )
+
+
+def _some(words: Sequence[str], separator: str = ", ") -> str:
+    """The first of `words`, and how many more there are."""
+    more = f" and {len(words) - 5} more" if len(words) > 5 else ""
+    return separator.join(words[:5]) + more
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether each element has memory of its own; a small file may hold one number as a billion."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -229,12 +269,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            head = file.read(2)
+            head = file.read(16)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}. Check the path.") from error
-    content = (
-        _load_pickle(path, zipped=head == b"PK") if head in (b"PK", b"\x80\x02") else _load_safetensors(path)
-    )
+    content = _load_pickle(path, zipped=head[:2] == b"PK") if is_pickle(head) else _load_safetensors(path)
     if isinstance(content, dict) and "state_dict" in content:
         content = cast(dict[Any, Any], content)["state_dict"]
     if not isinstance(content, dict) or not content:
@@ -245,7 +283,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     tensors = cast(dict[Any, Any], content)
     if strange := [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(
-            f"{path} has entries that are not tensors: {', '.join(strange)}. "
+            f"{path} has entries that are not tensors: {_some(strange)}. "
             "Expected a dict of tensors, or one with such a dict under 'state_dict'."
         )
     return {str(key): tensor for key, tensor in tensors.items()}
@@ -253,15 +291,24 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def _load_pickle(path: Path, *, zipped: bool) -> object:
     try:
+        if zipped:
+            _check_sums(path)  # torch does not, and a flipped bit would become a wrong weight
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"{path} is a pickle with more than tensors and plain values, which can run code when loaded; "
             "nothing of it was run. Save its state dict alone, on a machine that trusts it, and convert that."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except _DAMAGED as error:
+        # Of torch's words the first sentence: others guess at causes.
+        reason = re.split(r"\n|\. (?=[A-Z])", str(error))[0] or type(error).__name__
         raise CheckpointError(f"{path} is not a whole PyTorch file ({reason}). Get it again.") from error
+
+
+def _check_sums(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its part {damaged} is wrong")
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -308,12 +355,16 @@ def read_codes(path: str | os.PathLike[str]) -> tuple[Tensor, tuple[str, ...]]:
     if not text.startswith("["):
         return codes, tuple(name.strip() for name in text.split("\n" if "\n" in text else ","))
     try:
-        names = json.loads(text)
-    except json.JSONDecodeError as error:
+        names: list[Any] = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} names its prompts in JSON that can't be read ({error}). Write a list."
         ) from error
-    return codes, tuple(str(name) for name in names)
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise InputError(
+            f"{path} names a prompt {reprlib.repr(strange[0])}; expected text. Write it in quotes."
+        )
+    return codes, tuple(names)
 
 
 def clip_codes() -> tuple[Tensor, tuple[str, ...]]:

@@ -7,10 +7,10 @@ are needed.
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,26 @@ PAIR_ROLES = {
     "haze_pairs": ("haze-gt", "haze-hazy"),
 }
 SOURCES = ("clean", "rain_pairs", "depth", *PAIR_ROLES)
+
+
+class Bank(Protocol):
+    """Where crops come from: pictures in memory (`PictureBank`) or in files (`pellucid.folders`)."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> "Bank":
+        """The same pictures, on another device."""
+        ...
+
+    def crops(self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None) -> Tensor:
+        """Random crops: (n, K, size, size) float32 in [0, 1]."""
+        ...
+
+    def picture(self, index: int) -> Tensor:
+        """One whole picture: (K, H, W) float32 in [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -108,7 +128,7 @@ class PictureBank:
 class Shards:
     """All sources of one split, and a hash over the files they came from."""
 
-    banks: dict[str, PictureBank]
+    banks: Mapping[str, Bank]
     data_hash: str
 
     def to(self, device: torch.device | str) -> "Shards":
@@ -234,11 +254,13 @@ def _pair_key(path: str) -> str:
 
 
 def read_rgb8(path: Path) -> Tensor:
-    """A picture as (H, W, 3) uint8, through libvips, or through Pillow where libvips is not installed.
+    """A picture as (H, W, 3) uint8, through libvips; through Pillow where that is missing, and bitmaps.
 
     Raises:
         UnreadableImageError: not a picture, or cut short.
     """
+    if path.suffix.lower() == ".bmp":  # as WED has them; the usual builds of libvips read none
+        return _read_rgb8_with_pillow(path)
     try:
         import pyvips
     except ImportError:
@@ -282,8 +304,8 @@ def _pillow() -> Any:
         from PIL import Image
     except ImportError as error:
         raise RecipeError(
-            "Training reads pictures through libvips or Pillow, and neither is installed. Install one with: "
-            "pip install 'pyvips[binary]'"
+            "Training reads pictures through libvips or Pillow (bitmaps through Pillow alone), and what is "
+            "needed is not installed. Install both with: pip install 'pyvips[binary]' pillow"
         ) from error
     return Image
 

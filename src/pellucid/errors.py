@@ -5,7 +5,8 @@ PellucidError           what pellucid raises on purpose                         
 │   ├── UnreadableImageError      the bytes are not a picture, or are cut short          HTTP 422, exit 2
 │   ├── UnsupportedImageError     a picture, of a sort that isn't handled                HTTP 415, exit 2
 │   ├── ImageTooLargeError        more pixels than the limit, read from the header       HTTP 413, exit 2
-│   └── OutputExistsError         writing would replace a file                           HTTP 409, exit 2
+│   ├── OutputExistsError         writing would replace a file                           HTTP 409, exit 2
+│   └── LeakError                 training pictures hold a test picture                  HTTP 422, exit 2
 ├── RegistryError           a name                                                       HTTP 500, exit 2
 │   ├── UnknownNameError          nothing has this name; the nearest ones are offered    HTTP 404, exit 2
 │   └── DuplicateNameError        two things claim one name                              HTTP 500, exit 2
@@ -61,6 +62,10 @@ class OutputExistsError(InputError):
     """Writing would replace a file, and nobody asked for that."""
 
     http_status = 409
+
+
+class LeakError(InputError):
+    """Training pictures hold a test picture, and nobody allowed that."""
 
 
 class RegistryError(PellucidError):

@@ -7,7 +7,7 @@ packages but those of training.
 import math
 import tomllib
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -22,8 +22,12 @@ KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "cle
 PRECISIONS = ("32-true", "bf16-mixed")
 MIXINGS = ("weighted", "counted")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("patch", "batch", "lots", "steps", "learning_rate", "clip_norm"), lambda v: v > 0, "above zero"),
-    (("final_learning_rate", "warmup_steps", "weight_decay"), lambda v: v >= 0, "zero or more"),
+    (("patch", "batch", "lots", "steps", "learning_rate"), lambda v: v > 0, "above zero"),
+    (
+        ("final_learning_rate", "cosine_steps", "warmup_steps", "weight_decay", "clip_norm"),
+        lambda v: v >= 0,
+        "zero or more",
+    ),
     (("fourier_weight", "balance_weight"), lambda v: v >= 0, "zero or more"),
     (("seed",), lambda v: 0 <= v < 2**63, "zero or more, below 2^63"),
     (("ema_decay",), lambda v: 0 <= v < 1, "zero or more, below one"),
@@ -39,6 +43,7 @@ class Recipe:
         name: name of the weights it makes.
         model: structure, known to `pellucid.models`.
         tasks: the mix.
+        config: numbers of the structure that differ from its own, as `{"num_experts": 3}`.
         mixing: "weighted" or "counted", see `pellucid.data.Mixer`.
         seed: of weights, crops and degradations.
         patch: side of the square crops, in pixels.
@@ -48,9 +53,10 @@ class Recipe:
         steps: length in optimizer steps; a wall-clock budget (`--minutes`) replaces it.
         learning_rate: peak, after the warm-up.
         final_learning_rate: at the end of the cosine.
+        cosine_steps: length of the cosine where the run stops before its end; 0 is that of the run.
         warmup_steps: linear, from zero.
         betas, weight_decay: of AdamW.
-        clip_norm: gradients are scaled down to this global norm.
+        clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
         ema_decay: of the averaged weights, which are the ones kept.
         fourier_weight, balance_weight: beside L1 with weight 1.
         precision: one of `PRECISIONS`, Lightning Fabric's words.
@@ -59,6 +65,7 @@ class Recipe:
     name: str
     model: str
     tasks: tuple[Task, ...]
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
     mixing: str = "weighted"
     seed: int = 0
     patch: int = 128
@@ -67,6 +74,7 @@ class Recipe:
     steps: int = 100_000
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
+    cosine_steps: int = 0
     warmup_steps: int = 200
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 1e-4
@@ -133,7 +141,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         task.get("weight", 1) > 0 and task.get("starts_at", 0) <= 0 for task in tasks
     ):
         faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
-    if not faults and (prompts := _prompts(good["model"])):
+    if not faults and (prompts := _prompts(good["model"], good.get("config", {}))):
         faults += [
             f"tasks.{i}: " + unknown_name("prompt", name, list(prompts))
             for i, task in enumerate(tasks)
@@ -145,12 +153,12 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     return Recipe(**good, tasks=tuple(Task(**task) for task in tasks))
 
 
-def _prompts(model: str) -> tuple[str, ...]:
+def _prompts(model: str, config: dict[str, Any]) -> tuple[str, ...]:
     """The prompts that guide a model; none guide a blind one."""
     from pellucid import models
 
     spec = models.get(model)
-    return spec.config.prompts if spec.guided else ()
+    return tuple(config.get("prompts", spec.config.prompts)) if spec.guided else ()
 
 
 def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, Any]:
@@ -161,10 +169,10 @@ def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, 
     hints = get_type_hints(of)
     good: dict[str, Any] = {}
     faults += [where + unknown_name("key", str(key), list(hints)) for key in values if key not in hints]
-    for field in fields(of):
-        name, hint = field.name, hints[field.name]
+    for one in fields(of):
+        name, hint = one.name, hints[one.name]
         if name not in values:
-            if field.default is MISSING:
+            if one.default is MISSING and one.default_factory is MISSING:
                 faults.append(f"{where}{name} is missing")
         elif _fits(values[name], hint):
             listed = isinstance(values[name], list) and name != "tasks"
@@ -186,6 +194,8 @@ def _fits(value: Any, hint: Any) -> bool:
         if inner[-1] is Ellipsis:
             return inner[0] is Task or all(_fits(v, inner[0]) for v in value)
         return len(value) == len(inner) and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
+    if get_origin(hint) is dict:
+        return isinstance(value, dict)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and (hint is not int or not isinstance(value, bool))
@@ -214,17 +224,31 @@ def _recipe_faults(good: dict[str, Any]) -> list[str]:
         elif (patch := good.get("patch", Recipe.patch)) % models.get(good["model"]).multiple_of:
             multiple = models.get(good["model"]).multiple_of
             faults.append(f"patch is {patch}; {good['model']} needs a multiple of {multiple}")
-    return faults
+    return faults + _config_faults(good)
+
+
+def _config_faults(good: dict[str, Any]) -> list[str]:
+    """What a recipe's `config` says that its structure does not know."""
+    from pellucid import models
+
+    if good.get("model") not in models.names():
+        return []
+    spec = models.get(good["model"])
+    known = [one.name for one in fields(spec.config)]
+    return [
+        "config: " + unknown_name("key", key, known) for key in good.get("config", {}) if key not in known
+    ]
 
 
 def _task_faults(task: dict[str, Any]) -> list[str]:
     """What the values of one task say that can't be done."""
-    from pellucid import degradations
+    from pellucid import datasets, degradations
 
     faults: list[str] = []
     source, operator = task.get("source"), task.get("operator")
-    if source is not None and source not in SOURCES:
-        faults.append(unknown_name("source", source, list(SOURCES)))
+    sources = [*SOURCES, *datasets.names()]
+    if source is not None and source not in sources:
+        faults.append(unknown_name("source", source, sources))
     if operator is not None and operator not in degradations.names():
         faults.append(unknown_name("degradation", operator, degradations.names()))
     if task.get("kind", KINDS[0]) not in KINDS:

@@ -1,4 +1,4 @@
-"""An image in, an image and a report out: the one type that command line, service and page hold.
+"""An image in, an image and a report out: the one type that callers hold, the command line among them.
 
 `load` gives a restorer by name or file. All are called alike: `restorer(image, diagnosis=..., strength=...)`.
 """
@@ -238,9 +238,10 @@ class TorchRestorer:
                 f"The precision {precision!r} is not known; expected one of {', '.join(compute.PRECISIONS)}. "
                 "Leave it out to choose."
             )
-        if memory is not None and memory < 1:
+        if memory is not None and not 1 <= _number(memory) < math.inf:
             raise InputError(
-                f"The memory given is {memory} bytes; expected at least 1. Leave it out to choose."
+                f"The memory given is {memory!r}; expected a number of bytes, at least 1. "
+                "Leave it out to choose."
             )
         self.spec, self.name, self.weights_sha256, self.memory = (
             spec,
@@ -312,7 +313,7 @@ class TorchRestorer:
                 f"Give one of its prompts, {', '.join(prompts)}, as diagnosis (--prompt)."
             )
         if diagnosis not in prompts:
-            raise InputError(unknown_name(f"prompt of {self.name}", diagnosis, prompts))
+            raise InputError(unknown_name(f"prompt of {self.name}", str(diagnosis), prompts))
         return prompts.index(diagnosis)
 
     def _restore(
@@ -424,12 +425,18 @@ def load(
     Raises:
         UnknownNameError: no such weights.
         CheckpointError: a file that can't be used; HashMismatchError if embedded weights were altered.
-        InputError: no such device.
+        InputError: neither a name nor a path, no such device, or memory below 1.
+        UnsupportedDtypeError: no such precision.
 
     >>> load("nonsense")
     Traceback (most recent call last):
     pellucid.errors.UnknownNameError: There are no weights called 'nonsense'. ...
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"The model is of type {type(name_or_path).__name__}; expected the name of weights or a path. "
+            "The names are listed by: pellucid models"
+        )
     file = weights.find(name_or_path)
     checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
     return TorchRestorer(
@@ -472,6 +479,11 @@ def _weights(span: Span) -> Tensor:
 
 def _open(image: Picture) -> ImageBuffer:
     if isinstance(image, ImageBuffer):
+        if not image.pixels.numel() or not bool(torch.isfinite(image.pixels).all()):
+            raise InputError(
+                f"The picture is {image.width} x {image.height} pixels, or holds NaN or infinity; expected "
+                "at least one pixel, and numbers from 0 to 1. Repair it first."
+            )
         return image
     if isinstance(image, np.ndarray):
         return image_from_array(image)
@@ -491,9 +503,19 @@ def _format(path: Path) -> str:
 
 
 def _checked(strength: float) -> float:
-    if not 0 <= strength <= 1:  # so written, NaN is refused too
-        raise InputError(f"The strength is {strength}; expected 0 (the input) to 1 (the network's result).")
-    return float(strength)
+    if not 0 <= (value := _number(strength)) <= 1:  # so written, NaN is refused too
+        raise InputError(
+            f"The strength is {strength!r}; expected a number from 0 (the input) to 1 (the network's result)."
+        )
+    return value
+
+
+def _number(value: object) -> float:
+    """A number, whatever type it has; NaN for what is none, such as text."""
+    try:
+        return math.nan if isinstance(value, str | bytes) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # the latter: a tensor of several
+        return math.nan
 
 
 def _blind(name: str, diagnosis: str) -> str:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pellucid import __version__, models
+from pellucid import __version__, datasets, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
@@ -56,6 +56,7 @@ def train(
     data: str | Path,
     run_folder: str | Path,
     *,
+    validation_data: str | Path | None = None,
     minutes: float | None = None,
     resume: bool = False,
     start_from: str | Path | None = None,
@@ -70,7 +71,10 @@ def train(
 
     Args:
         recipe: what to train, on which mix.
-        data: shard folder with its `manifest.json`.
+        data: shard folder with its `manifest.json`; for recipes whose sources are data sets of
+            `pellucid.datasets`, the folder below which they lie.
+        validation_data: shard folder whose "val" split is looked at; by default that of `data`, if it is one.
+            The papers chose their weights on the test sets; without this nothing is chosen.
         run_folder: made if missing; an existing run is only continued with `resume`.
         minutes: wall-clock budget of the whole run, resumed parts counted; it replaces the recipe's `steps`
             as the length of the schedule. May be changed at each resume.
@@ -112,16 +116,23 @@ def train(
             f"{run_folder} already holds a run. Go on with it by --resume, or name another folder with --run."
         )
     resume = resume and state_file.exists()  # a run that was killed before its first save starts anew
-    training, validation = load_shards(data, "train"), load_shards(data, "val")
+    if any(task.source in datasets.names() for task in recipe.tasks):
+        from pellucid.folders import load_folders  # needs libvips, which shards can do without
+
+        training = load_folders(data, recipe.tasks)
+    else:
+        training, validation_data = load_shards(data, "train"), validation_data or data
+    validation = load_shards(validation_data, "val") if validation_data else Shards({}, "none")
     Mixer(training, recipe.tasks)  # refuses tasks that the data don't serve
     torch.manual_seed(recipe.seed)
-    network = _read_start(start_from, spec) if start_from and not resume else spec.build(spec.config)
+    config = spec.config_from({**asdict(spec.config), **recipe.config})
+    network = _read_start(start_from, spec, config) if start_from and not resume else spec.build(config)
 
     fabric = _launch_fabric(recipe, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
     mixer = Mixer(training, recipe.tasks, recipe.mixing, recipe.seed)
     kinds = {"clean", *(task.kind for task in recipe.tasks)}
-    prompts: tuple[str, ...] = spec.config.prompts if spec.guided else ()
+    prompts: tuple[str, ...] = config.prompts if spec.guided else ()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trainable = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -173,7 +184,7 @@ def train(
 
     def look(limit: int) -> None:
         check()
-        if fabric.is_global_zero:
+        if fabric.is_global_zero and validation.banks:
             progress.scores = validate(average.module, validation, limit, log, kinds, prompts)
             log.write(step=progress.step, validation=progress.scores, seconds=progress.seconds)
         fabric.barrier()
@@ -208,9 +219,10 @@ def train(
                 loss = loss + recipe.balance_weight * extra["balance"].float()
             optimizer.zero_grad()
             fabric.backward(loss)
-            fabric.clip_gradients(
-                fabric_network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
-            )
+            if recipe.clip_norm:
+                fabric.clip_gradients(
+                    fabric_network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
+                )
             optimizer.step()
             if hasattr(network, "after_step"):
                 network.after_step()  # type: ignore[operator]
@@ -296,10 +308,10 @@ def _panel_tile(x: Tensor) -> Tensor:
     return F.pad(x, (0, PANEL_SIDE - x.shape[2], 0, PANEL_SIDE - x.shape[1]))
 
 
-def _read_start(path: str | Path, spec: ModelSpec) -> nn.Module:
-    """The network of a checkpoint, which must be of the structure `spec`."""
+def _read_start(path: str | Path, spec: ModelSpec, config: Any) -> nn.Module:
+    """The network of a checkpoint, which must be of the structure `spec` with the numbers `config`."""
     checkpoint = Checkpoint.read(path)
-    if checkpoint.model != spec.name or spec.config_from(checkpoint.config) != spec.config:
+    if checkpoint.model != spec.name or spec.config_from(checkpoint.config) != config:
         raise CheckpointError(
             f"{path} holds a {checkpoint.model} of its own configuration; the recipe trains {spec.name}. "
             "Start from weights of that structure."
@@ -340,7 +352,9 @@ def _draw_batch(
 
 
 def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
-    """Linear warm-up by steps, then a cosine over the share of the run that is done."""
+    """Linear warm-up by steps, times a cosine over the run, or over `cosine_steps`."""
+    if recipe.cosine_steps:
+        done = min(1.0, step / recipe.cosine_steps)
     low, high = recipe.final_learning_rate, recipe.learning_rate
     cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
     return cosine * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))

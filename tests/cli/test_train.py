@@ -1,8 +1,10 @@
 """`pellucid train`."""
 
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pellucid.checkpoint import Checkpoint
 
@@ -42,3 +44,51 @@ def test_data_must_be_shards(run, tmp_path: Path) -> None:
     result = run("train", "smoke", "--data", tmp_path, "--run", tmp_path / "run")
     assert result.code == 2
     assert "is no shard folder" in result.err
+
+
+def test_a_test_picture_among_the_shards_is_refused_unless_allowed(run, shards: Path, tmp_path: Path) -> None:
+    rows = json.loads((shards / "manifest.json").read_text())["files"]
+    used = next(row["path"] for row in rows if row["split"] == "train" and row["role"] == "clean")
+    with Image.open(shards / used) as picture:
+        picture.save(tmp_path / "test.bmp")
+    arguments = (
+        "train",
+        "smoke",
+        "--data",
+        shards,
+        "--run",
+        tmp_path / "run",
+        "--steps",
+        1,
+        "--device",
+        "cpu",
+    )
+    result = run(*arguments, "--test", tmp_path)
+    assert result.code == 2
+    assert "1 of 1 test pictures are training pictures: " in result.err and used in result.err
+    assert "say --allow-leak." in result.err and len(result.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+    result = run(*arguments, "--test", tmp_path, "--allow-leak")
+    assert result.code == 0, result.err
+    assert "leak check: 1 of 1 test pictures are training pictures: " in result.err
+
+
+def test_of_data_sets_only_the_training_files_are_compared(run, tmp_path: Path) -> None:
+    """Test pictures below the same root are no leak; those in the training folder are."""
+    for i in (1, 2):
+        for folder, name, level in (("rainy", f"rain-{i}", i), ("gt", f"norain-{i}", 9 * i)):
+            path = tmp_path / f"data/Train/Derain/{folder}/{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (48, 40), (level, 0, 0)).save(path)
+    test = tmp_path / "test/derain/Rain100L/target"
+    test.mkdir(parents=True)
+    Image.new("RGB", (48, 40), (0, 200, 0)).save(test / "1.png")
+    arguments = ("train", "daair.rain", "--data", tmp_path, "--run", tmp_path / "run", "--test", test)
+    # Refused for its device, which is looked at after the leak check and before any network is built.
+    result = run(*arguments, "--device", "tpu")
+    assert "leak check: none of the 1 test pictures is among the 4 training pictures" in result.err
+
+    Image.new("RGB", (48, 40), (18, 0, 0)).save(test / "2.bmp")
+    result = run(*arguments, "--device", "tpu")
+    assert result.code == 2 and "norain-2.png (pixels)" in result.err and "leak check" not in result.err

@@ -12,8 +12,9 @@ LAYERS = (
     {"image", "tiling", "layers", "degradations", "metrics"},
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},
-    {"restorer", "recipe"},  # a recipe names the sources and tasks of data
-    {"evaluate", "batch", "export", "convert"},
+    {"restorer", "datasets"},
+    {"recipe", "folders"},  # a recipe names the sources and tasks of data, and the data sets
+    {"evaluate", "explain", "batch", "export", "convert"},
     {"train"},
     {"cli", "service", "app"},
 )

@@ -6,12 +6,15 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pellucid import models
+from pellucid import datasets, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Mixer, load_shards
+from pellucid.folders import FolderBank, load_folders
 from pellucid.recipe import Recipe, load_recipe, shipped_recipes
 from pellucid.train import train
 
@@ -22,25 +25,78 @@ def recipe(request) -> Recipe:
 
 
 def test_there_are_recipes() -> None:
-    assert {"daair_s.5task", "smoke"} <= set(shipped_recipes())
+    papers = {f"{model}.{kinds}task" for model in ("daair", "dfpir") for kinds in (3, 5)}
+    assert papers | {"daair_s.5task", "smoke"} <= set(shipped_recipes())
 
 
-def test_it_is_named_as_its_file_and_names_a_blind_model(recipe: Recipe) -> None:
+def test_the_papers_epochs_are_counted_as_they_count(folders: Path, monkeypatch) -> None:
+    lengths = {
+        "bsd400": 400,
+        "wed": 4744,
+        "rain100l": 200,
+        "reside_ots": 72_135,
+        "gopro": 2103,
+        "lol_v1": 485,
+    }
+    monkeypatch.setattr(FolderBank, "__len__", lambda bank: lengths[bank.source])
+    for name, epoch in {
+        "daair.3task": 142_431,
+        "daair.5task": 162_646,
+        "dfpir.3task": 142_431,
+        "dfpir.5task": 226_621,
+    }.items():
+        tasks = load_recipe(name).tasks
+        assert Mixer(load_folders(folders, tasks), tasks, "counted").epoch == epoch, name
+
+
+# What the structures are made of for one step: the recipes' own sizes would take minutes.
+TINY = {
+    "daair": {"dim": 8, "encoder_blocks": [1, 1, 1, 1], "decoder_blocks": [1, 1, 1], "rank": 2},
+    "daair_s": {"dim": 8, "encoder_blocks": [1, 1, 1, 1], "decoder_blocks": [1, 1, 1], "rank": 2},
+    "dfpir": {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1},
+    "dfpir_s": {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1},
+}
+
+
+def uses_folders(recipe: Recipe) -> bool:
+    return any(task.source in datasets.names() for task in recipe.tasks)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """The training split of every data set that a recipe names: its manifest's examples, tiny."""
+    root = tmp_path_factory.mktemp("folders")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    sources = {task.source for name in shipped_recipes() for task in load_recipe(name).tasks}
+    for source in sources & set(datasets.names()):
+        layout = next(one for one in datasets.load_manifest(source).layouts if one.split == "train")
+        for example in layout.examples:
+            match = layout.pattern.fullmatch(example)
+            assert match
+            for path in (example, *layout.partners(match)[:1]):
+                file = root / source / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels if path == example else pixels // 2).save(file)
+    return root
+
+
+def test_it_is_named_as_its_file(recipe: Recipe) -> None:
     assert recipe.name in shipped_recipes()
-    assert not models.get(recipe.model).guided
 
 
 def test_its_head_states_command_cost_and_expected_result(recipe: Recipe) -> None:
     text = (resources.files("pellucid") / "recipes" / f"{recipe.name}.toml").read_text("utf-8")
     head = "\n".join(line for line in text.split("\nname", 1)[0].splitlines() if line.startswith("#"))
     command = re.search(r"^# Command: +(.+)$", head, re.MULTILINE)
-    assert command and command[1].startswith(f"pellucid train {recipe.name} --data SHARDS")
+    data = "DATASETS" if uses_folders(recipe) else "SHARDS"
+    assert command and command[1].startswith(f"pellucid train {recipe.name} --data {data}")
     for word in ("Cost", "Expected"):
         assert re.search(rf"^# {word}: +\S.{{10}}", head, re.MULTILINE), f"the head lacks {word}"
 
 
-def test_every_task_gives_pairs(recipe: Recipe, shards: Path) -> None:
-    loaded = load_shards(shards, "train")
+def test_every_task_gives_pairs(recipe: Recipe, shards: Path, folders: Path) -> None:
+    by_folders = uses_folders(recipe)
+    loaded = load_folders(folders, recipe.tasks) if by_folders else load_shards(shards, "train")
     mixer = Mixer(loaded, recipe.tasks)
     for task in recipe.tasks:
         rng = torch.Generator().manual_seed(0)
@@ -50,13 +106,15 @@ def test_every_task_gives_pairs(recipe: Recipe, shards: Path) -> None:
         assert torch.equal(degraded, clean) == (task.kind == "clean"), task
 
 
-def test_it_takes_a_step(recipe: Recipe, shards: Path, tmp_path: Path, capsys) -> None:
-    patch = models.get(recipe.model).multiple_of
-    short = replace(recipe, steps=1, patch=patch, batch=2)
-    weights = train(short, shards, tmp_path, device="cpu", validation_limit=1)
+def test_it_takes_a_step(recipe: Recipe, shards: Path, folders: Path, tmp_path: Path, capsys) -> None:
+    patch, config = models.get(recipe.model).multiple_of, {**recipe.config, **TINY[recipe.model]}
+    short = replace(recipe, steps=1, patch=patch, batch=recipe.lots, config=config)
+    data = folders if uses_folders(recipe) else shards
+    weights = train(short, data, tmp_path, device="cpu", validation_limit=1)
     read = Checkpoint.read(weights)
     assert read.model == recipe.model
     assert read.provenance["recipe"]["name"] == recipe.name
     assert all(math.isfinite(row["output"]) for row in read.provenance["validation"].values())
+    assert bool(read.provenance["validation"]) == (data == shards)
     read.build()
     assert recipe.name in capsys.readouterr().err

@@ -47,6 +47,9 @@ def test_json_round_trip_is_exact() -> None:
         ("layers", [[1.5], []]),
         ("quality", ["x", None]),
         ("on", [1, 0]),
+        ("level", [10**400, 0.2]),
+        ("level", [float("nan"), 0.2]),
+        ("quality", [[[[[[[[[1]]]]]]]], None]),
     ],
 )
 def test_refuses_values_of_another_type(field: str, value: object) -> None:
@@ -54,6 +57,11 @@ def test_refuses_values_of_another_type(field: str, value: object) -> None:
     values[field] = value
     with pytest.raises(InputError, match=field):
         Sample.from_json(json.dumps(values))
+
+
+def test_nesting_without_end_is_a_sentence() -> None:
+    with pytest.raises(InputError, match="not JSON"):
+        Sample.from_json("[" * 100_000)
 
 
 def test_names_missing_and_unknown_fields() -> None:

@@ -53,6 +53,8 @@ def test_replays_from_its_json() -> None:
 def test_refuses_unknown_parts() -> None:
     with pytest.raises(UnknownNameError, match="haze"):
         CompositeParams.from_dict({"parts": [[{"name": "hase", "params": {}}]]})
+    with pytest.raises(InputError, match="another as its part"):
+        CompositeParams.from_dict({"parts": [[{"name": "composite", "params": {"parts": [[]]}}]]})
     for values in ({"parts": [["haze"]]}, {"parts": 3}, [], {"parts": [[{"name": "haze"}]]}):
         with pytest.raises(InputError):
             CompositeParams.from_json(json.dumps(values))

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pellucid import models
+from pellucid.checkpoint import Checkpoint
 from pellucid.convert import convert_dfpir
-from pellucid.errors import InputError
+from pellucid.errors import CheckpointMismatchError, InputError
 from pellucid.models.dfpir import (
     DFPIR,
     KEY_TABLE,
@@ -18,8 +20,12 @@ from pellucid.models.dfpir import (
     SelectiveCrossAttention,
     from_official,
     official_shapes,
+    relaxed_sort,
+    score_permutations,
     sort_permutations,
+    straight_through_sort,
     to_official,
+    with_shuffle,
 )
 
 GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "dfpir_tiny.safetensors")
@@ -311,8 +317,181 @@ def test_what_does_not_fit_is_refused(shape, prompt, sentence):
         ({"num_blocks": (1, 1, 1)}, "four numbers"),
         ({"prompts": ()}, "at least one"),
         ({"keep_tenths": 11}, "1 to 10"),
+        ({"shuffle": "soft"}, "expected 'fixed'"),
+        ({"shuffle": "learned", "shuffle_temperature": 0.0}, "above zero"),
+        ({"shuffle_temperature": float("nan")}, "above zero"),
     ],
 )
 def test_configs_that_make_no_network_are_refused(changes, sentence):
     with pytest.raises(InputError, match=sentence):
         dataclasses.replace(TINY, **changes)
+
+
+# --- the learned shuffle
+
+
+def blocks_of(network: DFPIR) -> list[PerturbationBlock]:
+    return [module for module in network.modules() if isinstance(module, PerturbationBlock)]
+
+
+def move_scores(network: DFPIR) -> None:
+    """As if some optimizer steps had been taken."""
+    with torch.no_grad():
+        for block in blocks_of(network):
+            block.prompt_scores.add_(torch.randn_like(block.prompt_scores))
+    network.after_step()
+
+
+def test_the_shuffle_is_fixed_unless_asked_for():
+    assert DFPIRConfig().shuffle == "fixed"
+    fixed, learned = tiny_network(), tiny_network(shuffle="learned")
+    scores = {f"{block}.prompt_scores" for block in BLOCKS.values()}
+    assert set(learned.state_dict()) - set(fixed.state_dict()) == scores
+    assert not [name for name, _ in fixed.named_parameters() if "prompt" in name]
+
+
+def test_a_learned_shuffle_starts_where_the_fixed_one_stays():
+    fixed, learned = tiny_network(), tiny_network(shuffle="learned")
+    for one, other in zip(blocks_of(fixed), blocks_of(learned), strict=True):
+        assert torch.equal(one.permutations, other.permutations)
+        assert torch.equal(sort_permutations(other.prompt_scores), other.permutations)
+
+
+def test_a_file_from_before_the_option_means_the_fixed_shuffle():
+    spec = models.get("dfpir_s")
+    values = dataclasses.asdict(spec.config)
+    del values["shuffle"], values["shuffle_temperature"]
+    assert spec.config_from(values) == spec.config
+    del values["dim"]
+    with pytest.raises(CheckpointMismatchError, match="lacks \\['dim'\\]"):
+        spec.config_from(values)
+
+
+def test_relaxed_rows_sum_to_one_and_peak_at_the_sorted_entry():
+    torch.manual_seed(6)
+    scores = torch.randn(3, 20, dtype=torch.float64)
+    rows = relaxed_sort(scores, 0.1)
+    assert torch.allclose(rows.sum(-1), torch.ones(3, 20, dtype=torch.float64))
+    assert torch.equal(rows.argmax(-1), sort_permutations(scores))
+    assert torch.allclose(relaxed_sort(7 * scores - 3, 0.1), rows)  # the temperature is relative
+    cold = relaxed_sort(scores, 1e-4)
+    assert (cold - straight_through_sort(scores, 0.1)).abs().max() < 1e-6
+
+
+def test_equal_scores_have_no_gradient_but_nothing_breaks():
+    scores = torch.zeros(1, 6, requires_grad=True)
+    matrix = straight_through_sort(scores, 0.1)
+    assert torch.equal(matrix[0], torch.eye(6))
+    (matrix * torch.randn(6, 6)).sum().backward()
+    assert scores.grad.isfinite().all()
+
+
+def test_the_learned_forward_is_the_hard_permutation_s():
+    network = tiny_network(shuffle="learned").double()
+    move_scores(network)
+    x, prompt = torch.rand(2, 3, 16, 24, dtype=torch.float64), torch.tensor([3, 1])
+    feature = torch.randn(2, 16, 4, 6, dtype=torch.float64)
+    block = network.train().encoder[1].perturbation
+    with torch.no_grad():
+        # Folded with the permutation matrix as with the gathered rows: the very same bits.
+        learned, fixed = block.fold(prompt), block.eval().fold(prompt)
+        assert all(torch.equal(*pair) for pair in zip(learned, fixed, strict=True))
+        assert (
+            block.train().folded_shuffle(feature, prompt) - block.shuffle(feature, prompt)
+        ).abs().max() < 1e-12
+        training, inference = network.train()(x, prompt), network.eval()(x, prompt)
+        assert (training - inference).abs().max() < 1e-12
+        assert (with_shuffle(network, "fixed").train()(x, prompt) - inference).abs().max() < 1e-12
+
+
+def test_the_prompt_map_gets_a_gradient_for_the_prompts_of_the_batch():
+    network = tiny_network(shuffle="learned").train()
+    network(torch.rand(2, 3, 16, 16), torch.tensor([1, 3])).square().mean().backward()
+    for block in blocks_of(network):
+        moved = block.prompt_scores.grad.abs().sum(-1) > 0
+        assert moved.tolist() == [False, True, False, True]
+
+
+def test_the_gradient_is_the_relaxation_s():
+    scores = torch.randn(1, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 6, dtype=torch.float64)
+    (straight_through_sort(scores, 0.1) * weight).sum().backward()
+    step = 1e-6
+    for i in range(6):
+        shift = step * torch.eye(6, dtype=torch.float64)[i]
+        with torch.no_grad():
+            ends = [(relaxed_sort(scores + sign * shift, 0.1) * weight).sum() for sign in (1, -1)]
+        assert scores.grad[0, i].item() == pytest.approx(
+            (ends[0] - ends[1]).item() / (2 * step), rel=1e-4, abs=1e-6
+        )
+
+
+def test_training_moves_the_permutations_to_planted_ones():
+    """Blocks whose prompts start a few slots off planted permutations; the scores alone train."""
+    torch.manual_seed(0)
+    planted = torch.stack([torch.randperm(16) for _ in range(8)])
+    start = sort_permutations(score_permutations(planted) + 0.15 * torch.randn(8, 16))
+    block = PerturbationBlock(8, 2, 2.0, 9, start, shuffle_temperature=0.3).train()
+    scores, prompt = block.prompt_scores, torch.arange(8)
+    goal = torch.cat([block.expand.weight[order, :, 0, 0] for order in planted]).detach()  # (8*16, 8)
+    goal = block.contract.weight[:, :, 0, 0].detach() @ goal.reshape(8, 16, 8)
+
+    def distance() -> float:
+        """Mean number of slots between a channel and its planted place."""
+        return (block.permutations.argsort(-1) - planted.argsort(-1)).abs().float().mean().item()
+
+    before, losses = distance(), []
+    mean, square = torch.zeros(2, *scores.shape)  # Adam, by hand: torch's own takes seconds to import
+    for step in range(1, 61):
+        scores.grad = None
+        loss = (block.fold(prompt)[0] - goal).square().sum()
+        loss.backward()
+        losses.append(loss.item())
+        mean.lerp_(scores.grad, 0.1)
+        square.lerp_(scores.grad**2, 0.01)
+        move = mean / (1 - 0.9**step) / ((square / (1 - 0.99**step)).sqrt() + 1e-12)
+        with torch.no_grad():
+            scores -= 0.02 * (1 - step / 60) * move
+        block.follow_scores()
+    assert before > 0.5
+    assert distance() < 0.75 * before
+    assert losses[-1] < losses[0] / 2
+
+
+def test_half_precision_files_keep_the_learned_permutations(tmp_path):
+    spec = models.get("dfpir_s_learned")
+    network = spec.build(spec.config)
+    move_scores(network)
+    Checkpoint.from_network(spec.name, network).write(tmp_path / "a.safetensors", dtype=torch.float16)
+    rebuilt = Checkpoint.read(tmp_path / "a.safetensors").build()
+    for one, other in zip(blocks_of(network), blocks_of(rebuilt), strict=True):
+        assert torch.equal(one.permutations, other.permutations)
+
+
+def test_averaged_weights_keep_the_permutations_of_the_training_network():
+    network = tiny_network(shuffle="learned")
+    average = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+    for _ in range(2):
+        move_scores(network)
+        average.update_parameters(network)
+    for one, other in zip(blocks_of(network), blocks_of(average.module), strict=True):
+        assert torch.equal(one.permutations, other.permutations)
+
+
+def test_a_fixed_network_becomes_learned_and_back(network):
+    x = GOLDEN["input.64x64"]
+    learned = with_shuffle(network.eval(), "learned")
+    assert learned.config == dataclasses.replace(network.config, shuffle="learned")
+    assert not learned.training
+    back = with_shuffle(learned, "fixed")
+    learned.after_step()  # the scores agree with the permutations they were made from
+    with torch.no_grad():
+        for other in (learned, back):
+            assert torch.equal(other(x, prompts("64x64")), network(x, prompts("64x64")))
+    assert back.state_dict().keys() == network.state_dict().keys()
+
+
+def test_a_learned_config_has_the_authors_names_too():
+    assert official_shapes(dataclasses.replace(TINY, shuffle="learned")) == official_shapes(TINY)

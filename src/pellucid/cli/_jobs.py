@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pellucid.errors import InputError
+from pellucid.errors import InputError, OutputExistsError
+from pellucid.image_io import check_writable
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def plan_jobs(inputs: list[Path], output: Path, suffixes: tuple[str, ...], *, as
 
     Raises:
         InputError: an input is missing or can't be listed, nothing is left to do, two inputs share a target,
-            or `output` is neither a picture's name nor a folder's.
+            or is itself an input, or `output` is neither a picture's name nor a folder's.
     """
     result = Jobs()
     for path in inputs:
@@ -114,12 +115,47 @@ def _walk(folder: Path, output: Path, suffixes: tuple[str, ...], result: Jobs) -
             yield path
 
 
+def refuse_taken(job: Job, *, overwrite: bool) -> None:
+    """Check, before any work, that nothing stands where the picture goes.
+
+    Raises:
+        OutputExistsError: something does, and `overwrite` is false; or a link does.
+        InputError: nothing can be written there.
+    """
+    try:
+        job.target.lstat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InputError(f"{job.target} can't be written: {reason}. Choose another output.") from error
+    if overwrite:
+        check_writable(job.target, overwrite=True)
+        return
+    itself = job.target.exists() and job.target.samefile(job.source)
+    what = "the input itself" if itself else "an existing file"
+    raise OutputExistsError(
+        f"{job.target} is {what} and was left as it is. "
+        "Choose another output, or replace it with --overwrite."
+    )
+
+
 def _refuse_collisions(jobs: list[Job]) -> None:
+    # Not Path.resolve, which raises on a link to itself.
+    inputs = {os.path.realpath(job.source): job.source for job in jobs}
     seen: dict[Path, Path] = {}
     for job in jobs:
+        source, target = os.path.realpath(job.source), os.path.realpath(job.target)
         if job.target in seen:
+            if os.path.realpath(seen[job.target]) == source:
+                raise InputError(f"{job.source} is given twice; expected each picture once. Leave one out.")
             raise InputError(
                 f"{seen[job.target]} and {job.source} would both be written to {job.target}. "
                 "Restore them in two runs, to different folders."
+            )
+        if target in inputs and target != source:
+            raise InputError(
+                f"{job.source} would be written to {inputs[target]}, which is to be restored too. "
+                "Choose another output folder."
             )
         seen[job.target] = job.source

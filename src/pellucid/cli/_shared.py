@@ -1,15 +1,20 @@
 """What several commands need: sizes in words, JSON, the options that choose a model."""
 
 import json
+import math
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from pellucid.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
     from pellucid.restorer import Report, TorchRestorer
 
 Model = Annotated[str, typer.Option(help="Name of weights (see: pellucid models), or a .safetensors file.")]
@@ -36,6 +41,17 @@ _UNITS = {
 }
 
 
+def parse_path(text: str) -> Path:
+    """A path that is not empty: as a path, the empty text of an unset variable is the current folder.
+
+    Raises:
+        InputError: it is empty.
+    """
+    if not text:
+        raise InputError("An empty path was given; expected a file or a folder. Check the variables in use.")
+    return Path(text)
+
+
 def parse_size(text: str) -> int:
     """Bytes from "2GB", "500 MB", "1.5GiB" or "1000000".
 
@@ -43,15 +59,13 @@ def parse_size(text: str) -> int:
         InputError: no such size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
-    if (
-        match is None
-        or match[2].lower() not in _UNITS
-        or (size := int(float(match[1]) * _UNITS[match[2].lower()])) < 1
-    ):
+    size = 0.0 if match is None else float(match[1]) * _UNITS.get(match[2].lower(), 0)
+    if not 1 <= size < math.inf:
         raise InputError(
-            f"{text!r} is no size of memory; expected a number with a unit, for example 2GB or 500MB."
+            f"{text[:40]!r} is no size of memory; expected a number above 0 with a unit, for example 2GB or "
+            "500MB. Leave --memory out to choose."
         )
-    return size
+    return int(size)
 
 
 def load_restorer(
@@ -73,9 +87,36 @@ def describe(report: "Report") -> str:
     return f"{report.model} on {device}{threads}, {report.precision}"
 
 
+def progress_bar() -> "Progress":
+    """A bar on stderr that vanishes when done; none outside of a terminal, where it leaves an empty line."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Print valid JSON on stdout, at once: whoever reads along must not wait for a buffer."""
-    print(json.dumps(value, indent=indent, allow_nan=False), flush=True)
+    """Print valid JSON on stdout, at once: whoever reads along must not wait for a buffer.
+
+    JSON has no NaN and no infinity, which a checkpoint's scores may hold; they become null.
+    """
+    print(json.dumps(_finite(value), indent=indent, allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in cast(dict[Any, Any], value).items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in cast(list[Any], value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def wide_console() -> "Console":
+    """A console for tables on stdout; in a file or a pipe, they are never folded to a terminal's width."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else 250)
 
 
 def say(line: str) -> None:

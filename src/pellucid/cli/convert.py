@@ -5,12 +5,19 @@ from typing import Annotated
 
 import typer
 
+from pellucid.cli._shared import parse_path
+
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="The authors' file (.pth, .ckpt, .safetensors).")
+        Path,
+        typer.Argument(
+            metavar="CKPT", parser=parse_path, help="The authors' file (.pth, .ckpt, .safetensors)."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Safetensors file to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=parse_path, help="File to write, ending in .safetensors.")
+    ],
     model: Annotated[str, typer.Option(help="Structure of the weights.")] = "dfpir",
     prompt_codes: Annotated[
         str | None,

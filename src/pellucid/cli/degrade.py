@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli._shared import print_json
-from pellucid.errors import InputError, OutputExistsError
+from pellucid.cli._shared import parse_path, print_json
+from pellucid.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from pellucid.degradations import Degradation, Params
 
 
 def degrade(
-    photo: Annotated[Path, typer.Argument(help="The clean picture.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the degraded picture goes.")],
+    photo: Annotated[Path, typer.Argument(parser=parse_path, help="The clean picture.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", parser=parse_path, help="Where the degraded picture goes.")
+    ],
     kind: Annotated[
         str | None,
         typer.Option(help="noise, rain, haze, blur, low_light, jpeg, composite, or an operator's name."),
@@ -31,16 +33,12 @@ def degrade(
 
     Prints the parameters as one line of JSON; --params repeats them exactly, on this or another picture.
     """
-    if output.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{output} exists already. Choose another name, or replace it with --overwrite."
-        )
-    operator, drawn = _replayed(params, kind) if params is not None else _drawn(kind, seed)
-
     from dataclasses import asdict, replace
 
-    from pellucid.image_io import read_image, write_image
+    from pellucid.image_io import check_writable, read_image, write_image
 
+    check_writable(output, overwrite=overwrite)
+    operator, drawn = _replayed(params, kind) if params is not None else _drawn(kind, seed)
     image = read_image(photo)
     degraded = replace(image, pixels=operator.apply(image.pixels[None], drawn)[0])
     write_image(degraded, output, overwrite=overwrite)
@@ -54,14 +52,18 @@ def _drawn(kind: str | None, seed: int | None) -> "tuple[Degradation, Params]":
     import torch
 
     from pellucid import degradations
+    from pellucid.registry import unknown_name
 
     rng = torch.Generator()
     rng.seed() if seed is None else rng.manual_seed(seed)
-    alike = [name for name in degradations.names() if degradations.get(name).kind == kind]
-    if kind in degradations.names() or not alike:
-        operator = degradations.get(kind)  # or the error that offers the nearest names
-    else:
-        operator = degradations.get(alike[int(torch.randint(len(alike), (), generator=rng))])
+    names = degradations.names()
+    kinds = {name: degradations.get(name).kind for name in names}
+    alike = [name for name in names if kind in (name, kinds[name])]
+    if not alike:
+        raise UnknownNameError(unknown_name("degradation", kind, sorted({*names, *kinds.values()})))
+    # A name that is a kind too, like jpeg, means itself.
+    chosen = kind if kind in names else alike[int(torch.randint(len(alike), (), generator=rng))]
+    operator = degradations.get(chosen)
     return operator, operator.draw(rng, 1)
 
 
@@ -74,7 +76,7 @@ def _replayed(line: str, kind: str | None) -> "tuple[Degradation, Params]":
     try:
         values = json.loads(line)
         name, stored = values["name"], values["params"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f'--params is {line[:100]!r}; expected {{"name": ..., "params": {{...}}}}. '
             "Give the whole line that an earlier run printed, in quotes."

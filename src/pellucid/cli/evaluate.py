@@ -1,26 +1,60 @@
 """`pellucid evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pellucid.cli._shared import AsJson, Device, Memory, Model, PrecisionName, Prompt
+from pellucid.errors import InputError
 from pellucid.weights import DEFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pellucid.evaluate import Evaluation
+    from pellucid.evaluate.suites import SuiteResult, TestSet
+    from pellucid.restorer import TorchRestorer
 
 
 def evaluate(
     data: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="Folder with degraded/ and clean/ of the same names, or, with --sigma, of clean ones."
+            help="Folder with degraded/ and clean/ of the same names; with --sigma, of clean ones; with "
+            "--suite, of the sets, each such a folder."
         ),
-    ],
+    ] = None,
+    shards: Annotated[
+        Path | None, typer.Option(help="Shard folder: measure on its validation pairs, kind by kind.")
+    ] = None,
     model: Model = DEFAULT,
+    protocol: Annotated[str, typer.Option(help="papers, papers-y or files.")] = "papers",
+    suite: Annotated[
+        str | None, typer.Option(help="3task or 5task: the papers' test sets, beside their numbers.")
+    ] = None,
     sigma: Annotated[
         float | None, typer.Option(help="Add Gaussian noise to clean pictures, in gray levels of 255.")
     ] = None,
     prompt: Prompt = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take this too: psnr_rgb, psnr_y, ssim_rgb, ssim_y, ciede2000, niqe, lpips_alex. Repeatable."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and resampling.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --shards: the first pictures of each kind.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the scores of each picture to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="With --suite: write the report to this .md, .csv or .html.")
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(help="With --shards: folder in which <weights>.csv is written.")
+    ] = Path("results"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     device: Device = None,
     precision: PrecisionName = None,
     memory: Memory = None,
@@ -29,36 +63,251 @@ def evaluate(
 ) -> None:
     """Measure a model on pictures whose clean originals are known.
 
-    PSNR and SSIM over RGB, center crop to multiples of 16, means over pictures. Noise is added to 8-bit
-    values, clipped and truncated; its seed is the file name.
+    PSNR and SSIM by a named protocol, means over pictures with 95% bootstrap intervals. Every result carries
+    protocol, hashes of data and weights, the code's commit, and the seed. See docs/evaluation.md.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    _refuse_wrong_options(data, shards, suite, sigma, prompt, limit, report)
+    from pellucid.cli._shared import describe, load_restorer, say
+    from pellucid.evaluate import protocols
+    from pellucid.evaluate.pairs import choose_measures
+    from pellucid.evaluate.report import check_suffix
+    from pellucid.image_io import check_writable
 
-    from pellucid.cli._shared import describe, load_restorer, print_json, say
-    from pellucid.evaluate import Scores, evaluate_denoising, evaluate_pairs
-
+    # What can't be is refused before hours are spent.
+    choose_measures(protocols.get(protocol), measure or ())
+    if report is not None:
+        check_suffix(report)
+    for path in (csv, report):
+        if path is not None:
+            check_writable(path, overwrite=overwrite)
+    if csv is not None and csv == report:
+        raise InputError(f"--csv and --report both name {csv}; expected two files. Name another for one.")
     restorer = load_restorer(model, device, precision, memory)
-    say(describe(restorer.describe()))
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Evaluating", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        if sigma is None:
-            result = evaluate_pairs(restorer, data, diagnosis=prompt, progress=progress)
-        else:
-            result = evaluate_denoising(restorer, data, sigma, diagnosis=prompt, progress=progress)
-    if as_json:
-        print_json(result.to_dict(per_image=per_image))
+    options: dict[str, Any] = {"protocol": protocol, "measures": measure or (), "seed": seed}
+    shown = _Shown(csv=csv, overwrite=overwrite, per_image=per_image, as_json=as_json)
+    if shards is not None:
+        if results.exists() and not results.is_dir():
+            raise InputError(f"{results} is a file; --results expects a folder. Name another.")
+        target = results / f"{restorer.name}.csv"
+        results.mkdir(parents=True, exist_ok=True)
+        check_writable(target, overwrite=overwrite)
+        say(describe(restorer.describe()))
+        _evaluate_shards(restorer, shards, limit, target, shown, options)
         return
+    assert data is not None
+    if suite is not None:
+        _evaluate_suite(restorer, data, suite, report, shown, options)
+        return
+    say(describe(restorer.describe()))
+    _evaluate_folder(restorer, data, sigma, prompt, shown, options)
 
-    def line(name: str, before: Scores, after: Scores) -> str:
+
+def _refuse_wrong_options(
+    data: Path | None,
+    shards: Path | None,
+    suite: str | None,
+    sigma: float | None,
+    prompt: str | None,
+    limit: int | None,
+    report: Path | None,
+) -> None:
+    if (data is None) == (shards is None):
+        found = "Neither" if data is None else "Both"
+        raise InputError(
+            f"{found} of --data and --shards was given; expected one. Name a folder of pictures."
+        )
+    for where, wrong in (
+        ("--shards", {"--suite": suite, "--sigma": sigma, "--prompt": prompt} if shards else {}),
+        ("--suite", {"--sigma": sigma, "--prompt": prompt} if suite else {}),
+    ):
+        for option, value in wrong.items():
+            if value is not None:
+                raise InputError(
+                    f"{option} does not go with {where}, which names its kinds itself. Leave it out."
+                )
+    if report is not None and suite is None:
+        raise InputError(
+            "--report was given without --suite, whose report it is. Add --suite, or take --csv."
+        )
+    if limit is not None and shards is None:
+        raise InputError("--limit was given without --shards, whose pictures it counts. Leave it out.")
+
+
+class _Shown:
+    """What is done with results: the options, and the ways of printing and writing."""
+
+    def __init__(self, *, csv: Path | None, overwrite: bool, per_image: bool, as_json: bool) -> None:
+        self.csv, self.overwrite = csv, overwrite
+        self.per_image, self.as_json = per_image, as_json
+
+    def write(self, text: str, path: Path) -> None:
+        from pellucid.cli._shared import say
+        from pellucid.image_io import write_bytes
+
+        # File names need not be text.
+        write_bytes(text.encode(errors="backslashreplace"), path, overwrite=self.overwrite)
+        say(f"{path} is written.")
+
+    def write_pictures(self, results: "dict[str, Evaluation]") -> None:
+        from pellucid.evaluate.scores import picture_table
+
+        if self.csv is not None:
+            self.write(picture_table(results), self.csv)
+
+
+def _evaluate_folder(
+    restorer: "TorchRestorer",
+    data: Path,
+    sigma: float | None,
+    prompt: str | None,
+    shown: _Shown,
+    options: dict[str, Any],
+) -> None:
+    from pellucid.cli._shared import print_json
+    from pellucid.evaluate import evaluate_denoising, evaluate_pairs
+
+    with _Bar() as bar:
+        options |= {"diagnosis": prompt, "progress": bar("Evaluating")}
+        result = (
+            evaluate_pairs(restorer, data, **options)
+            if sigma is None
+            else evaluate_denoising(restorer, data, sigma, **options)
+        )
+    shown.write_pictures({data.name: result})
+    if shown.as_json:
+        print_json(result.to_dict(per_image=shown.per_image))
+        return
+    _print_lines(result, per_image=shown.per_image)
+    _print_origin(result)
+
+
+def _evaluate_shards(
+    restorer: "TorchRestorer",
+    shards: Path,
+    limit: int | None,
+    target: Path,
+    shown: _Shown,
+    options: dict[str, Any],
+) -> None:
+    from pellucid.cli._shared import print_json
+    from pellucid.evaluate import evaluate_shards
+    from pellucid.evaluate.shards import results_table
+
+    with _Bar() as bar:
+        rows = evaluate_shards(restorer, shards, limit=limit, progress=bar("Evaluating"), **options)
+    shown.write(results_table(rows), target)
+    shown.write_pictures(rows)
+    if shown.as_json:
+        print_json({kind: result.to_dict(per_image=shown.per_image) for kind, result in rows.items()})
+        return
+    for kind, result in rows.items():
+        print(kind)
+        _print_lines(result, per_image=shown.per_image)
+    _print_origin(result)
+
+
+def _evaluate_suite(
+    restorer: "TorchRestorer",
+    root: Path,
+    suite: str,
+    report: Path | None,
+    shown: _Shown,
+    options: dict[str, Any],
+) -> None:
+    from pellucid.cli._shared import describe, print_json, say
+    from pellucid.evaluate import evaluate_suite, plan_suite
+    from pellucid.evaluate.report import Cases, render
+
+    present, missing = plan_suite(root, suite)
+    for sentence in missing.values():
+        say(sentence)
+    if not present:
+        say(f"None of the sets of {suite} is below {root}. docs/evaluation.md says how they are laid out.")
+        raise typer.Exit(1)
+    say(describe(restorer.describe()))
+    cases: dict[str, Cases] = {}
+
+    def witness(test_set: "TestSet") -> Cases | None:
+        if report is None or report.suffix.lower() != ".html":
+            return None
+        return cases.setdefault(test_set.key, Cases())
+
+    with _Bar() as bar:
+        result = evaluate_suite(
+            restorer, root, suite, progress=lambda s: bar(s.title), witness=witness, **options
+        )
+    for sentence in result.failed.values():
+        say(sentence)
+    if result.sets:
+        shown.write_pictures(result.sets)
+        if report is not None:
+            shown.write(render(result, report.suffix, cases), report)
+        if shown.as_json:
+            print_json(result.to_dict(per_image=shown.per_image))
+        else:
+            _print_suite(result)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _print_suite(result: "SuiteResult") -> None:
+    from rich.table import Table
+
+    from pellucid.cli._shared import wide_console
+    from pellucid.evaluate.report import comparison, measured, sources
+
+    console = wide_console()
+    for rows in (comparison(result), *measured(result)):
+        table = Table(*rows[0], box=None, pad_edge=False)
+        for row in rows[1:]:
+            table.add_row(*row, style="bold" if row[0].endswith("(ours)") else None)
+        console.print(table)
+        console.print()
+    for line in (*sources(result.suite), *result.how, *result.notes):
+        print(line)
+
+
+def _print_lines(result: "Evaluation", *, per_image: bool) -> None:
+    from pellucid import metrics
+
+    def line(name: str, before: Any, after: Any) -> str:
         psnr = f"PSNR {before.psnr:6.2f} -> {after.psnr:6.2f} dB"
         return f"{name}  {psnr}  SSIM {before.ssim:.4f} -> {after.ssim:.4f}"
 
     for picture in result.pictures if per_image else ():
         print(line(picture.name, picture.input, picture.output))
     print(line(f"mean of {result.n}", result.input, result.output))
+    for name, summary in result.measures.items():
+        digits, output = metrics.get(name).digits, summary.output
+        print(
+            f"  {name}  {summary.input.mean:.{digits}f} -> {output.mean:.{digits}f}, "
+            f"95% {output.low:.{digits}f} to {output.high:.{digits}f}"
+        )
+
+
+def _print_origin(result: "Evaluation") -> None:
     print(result.protocol)
+    weights = (result.weights_sha256 or "none")[:16]
+    print(
+        f"protocol {result.protocol_name}, seed {result.seed}, data {result.data_sha256[:16]}, "
+        f"weights {weights}, code {result.code}"
+    )
+
+
+class _Bar:
+    """A progress bar on stderr; `bar("title")` gives the function to call with (done, all)."""
+
+    def __enter__(self) -> "_Bar":
+        from pellucid.cli._shared import progress_bar
+
+        self.bar = progress_bar()
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        self.bar.stop()
+        return False
+
+    def __call__(self, title: str) -> "Callable[[int, int], None]":
+        task = self.bar.add_task(title, total=None)
+        return lambda done, total: self.bar.update(task, completed=done, total=total)

@@ -45,7 +45,9 @@ def models(as_json: AsJson = False) -> None:
         table.add_row(row["name"], f"{row['parameters']:,}", row["kind"], row["paper"])
     console.print(table)
     console.print()
-    table = Table("weights", "structure", "size", "licence", "SHA-256", "gain, dB PSNR", box=None, pad_edge=False)
+    table = Table(
+        "weights", "structure", "size", "licence", "SHA-256", "gain, dB PSNR", box=None, pad_edge=False
+    )
     for row in embedded:
         table.add_row(
             row["name"] + (" (default)" if row["default"] else ""),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli._shared import AsJson, Device, Memory, Model, PrecisionName, Prompt
+from pellucid.cli._shared import AsJson, Device, Memory, Model, PrecisionName, Prompt, parse_path
 from pellucid.weights import DEFAULT
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def restore(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Pictures, and folders of pictures.", show_default=False)
+        list[Path],
+        typer.Argument(parser=parse_path, help="Pictures, and folders of pictures.", show_default=False),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for several pictures.")],
     model: Model = DEFAULT,
@@ -42,7 +43,7 @@ def restore(
     links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
     code 1.
     """
-    from pellucid.cli._jobs import plan_jobs
+    from pellucid.cli._jobs import plan_jobs, refuse_taken
     from pellucid.cli._progress import Bars, print_failures
     from pellucid.cli._shared import describe, load_restorer, print_json, say
     from pellucid.errors import InputError, PellucidError
@@ -50,15 +51,26 @@ def restore(
 
     if not 0 <= strength <= 1:  # known before anything is loaded
         raise InputError(f"The strength is {strength}; expected 0 (the input) to 1 (the network's result).")
-    plan = plan_jobs(inputs, Path(output), IMAGE_SUFFIXES, as_folder=output.endswith(("/", "\\")))
-    restorer = load_restorer(model, device, precision, memory)
+    as_folder = output.endswith(("/", "\\"))
+    plan = plan_jobs(inputs, parse_path(output), IMAGE_SUFFIXES, as_folder=as_folder)
+    refused: dict[Job, PellucidError] = {}
+    for job in plan.jobs:
+        try:
+            refuse_taken(job, overwrite=overwrite)
+        except PellucidError as error:
+            refused[job] = error
+    restorer = None
+    if len(refused) < len(plan.jobs):
+        restorer = load_restorer(model, device, precision, memory)
+        if not quiet:
+            say(describe(restorer.describe()))
     limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
-    if not quiet:
-        say(describe(restorer.describe()))
     failures = list(plan.unreadable)
     with Bars(plan.jobs, visible=not quiet) as bars:
         for job in plan.jobs:
             try:
+                if restorer is None or job in refused:
+                    raise refused[job]
                 report = _restore_one(restorer, job, limits, prompt, strength, overwrite, bars)
                 if as_json:
                     row = {"input": str(job.source), "output": str(job.target), "ok": True}
@@ -98,22 +110,9 @@ def _restore_one(
     Raises:
         PellucidError: whatever is foreseeable.
     """
-    from pellucid.errors import InputError, OutputExistsError
+    from pellucid.errors import InputError
     from pellucid.image_io import read_image
 
-    try:
-        taken = job.target.exists() and not overwrite  # before the work, not after it
-        itself = taken and job.target.samefile(job.source)
-    except OSError as error:
-        raise InputError(
-            f"{job.target} can't be written: {error.strerror}. Choose another output."
-        ) from error
-    if taken:
-        what = "the input itself" if itself else "an existing file"
-        raise OutputExistsError(
-            f"{job.target} is {what} and was left as it is. "
-            "Choose another output, or replace it with --overwrite."
-        )
     start = time.perf_counter()
     image = read_image(job.source, limits=limits)
     seconds = {"read": time.perf_counter() - start}

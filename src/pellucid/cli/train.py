@@ -8,7 +8,22 @@ import typer
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
-    data: Annotated[Path, typer.Option(help="Folder of shards, with its manifest.json.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of shards, with its manifest.json, or below which the recipe's data sets lie."
+        ),
+    ],
+    validation: Annotated[
+        Path | None, typer.Option(help="Folder of shards to validate on; default: that of --data.")
+    ] = None,
+    test: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of test pictures that must not be trained on; may be given several times."),
+    ] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Train though test pictures are among the training pictures.")
+    ] = False,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")
     ] = None,
@@ -47,10 +62,13 @@ def train(
     loaded = load_recipe(recipe)
     if steps is not None:
         loaded = replace(loaded, steps=steps)
+    if test:
+        _check_leaks({task.source for task in loaded.tasks}, data, test, allow_leak)
     weights = run_training(
         loaded,
         data,
         run or Path("runs") / loaded.name,
+        validation_data=validation,
         minutes=minutes,
         resume=resume,
         start_from=start_from,
@@ -62,3 +80,17 @@ def train(
         nodes=nodes,
     )
     typer.echo(f"weights: {weights}")
+
+
+def _check_leaks(sources: set[str], data: Path, test: list[Path], allow_leak: bool) -> None:
+    """Compare what training reads with the test pictures, and say what came out."""
+    from pellucid import datasets
+    from pellucid.cli._shared import say
+    from pellucid.datasets.leak import refuse_leaks
+    from pellucid.datasets.verify import find_pairs
+
+    training: list[Path] = []
+    for source in sorted(sources & set(datasets.names())):
+        root = data / source if (data / source).is_dir() else data
+        training += [root / path for pair in find_pairs(source, root, "train") for path in pair if path]
+    say(f"leak check: {refuse_leaks(training or [data], test, allow_leak=allow_leak)}")

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -56,14 +57,15 @@ def write_image(
     Args:
         image: what `read_image` gave, or with other pixels.
         path: the target; its suffix names the format.
-        overwrite: replace an existing file. Otherwise none is touched, even if it appears meanwhile.
+        overwrite: replace an existing file, keeping its permissions; never a link. Otherwise no file is
+            touched, even if it appears meanwhile.
         quality: as in `encode_image`.
 
     Returns:
         The path.
 
     Raises:
-        OutputExistsError: the target exists.
+        OutputExistsError: the target exists, or is a link.
         UnsupportedImageError: an unknown suffix, or the format can't hold this picture (alpha, size).
         InputError: the folder is missing or can't be written to, or the disk is full.
     """
@@ -121,6 +123,15 @@ def _writable(path: Path, overwrite: bool) -> Generator[None]:
             raise InputError(f"{path} is a folder; expected the name of a file to write. Add one.")
         if not overwrite and os.path.lexists(path):
             raise _exists(path)
+        if path.is_symlink():
+            raise OutputExistsError(
+                f"{path} is a link to {path.readlink()}; replacing it would lose the link or what it leads "
+                "to, so both were left alone. Give that file's own name, or remove the link."
+            )
+        if path.exists() and not path.is_file():
+            raise OutputExistsError(
+                f"{path} is not a regular file and was left alone. Choose another name."
+            )
         yield
     except (OSError, ValueError) as error:
         raise InputError(
@@ -152,6 +163,8 @@ def _write_atomically(data: bytes, path: Path, overwrite: bool) -> None:
             file.flush()
             os.fsync(file.fileno())
         if overwrite:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.chmod(stat.S_IMODE(path.stat().st_mode))  # a private picture stays private
             temporary.replace(path)
         else:
             _claim(temporary, path)

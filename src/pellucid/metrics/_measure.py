@@ -1,4 +1,4 @@
-"""What every measure is: a plain function on (restored, clean), and its facts."""
+"""What every measure is: a plain function on (restored, clean) or on (restored) alone, and its facts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,51 @@ class Measure:
 
     Attributes:
         name: with the protocol in it, for example "psnr_rgb".
-        function: (restored, clean) to a number, the mean over the batch.
-        best: the value of equal pictures.
+        function: (restored, clean) to a number, the mean over the batch; without reference, (restored) alone.
+        best: the value of equal pictures; without reference, the least possible.
         unit: "dB", or empty.
         source: the definition.
+        digits: behind the point, where it is printed.
+        lower_is_better: a distance, unlike PSNR and SSIM.
+        reference: whether it compares with the clean picture.
+        prepare: to be called before a long run; raises if something the measure needs is not installed.
     """
 
     name: str
-    function: Callable[[Tensor, Tensor], float]
+    function: Callable[..., float]
     best: float
     unit: str
     source: str
+    digits: int = 2
+    lower_is_better: bool = False
+    reference: bool = True
+    prepare: Callable[[], object] | None = None
+
+    def __call__(self, restored: Tensor, clean: Tensor) -> float:
+        """The measure of `restored`, compared with `clean` if it compares."""
+        return self.function(restored, clean) if self.reference else self.function(restored)
+
+
+def checked(picture: Tensor, name: str, least_side: int = 1) -> Tensor:
+    """The picture as (B, 3, H, W) float64.
+
+    Raises:
+        InputError: no picture or batch, floating point in [0, 1], with sides long enough.
+    """
+    empty = 0 in picture.shape
+    if picture.ndim not in (3, 4) or picture.shape[-3] != 3 or min(picture.shape[-2:]) < least_side or empty:
+        raise InputError(
+            f"The {name} picture has shape {tuple(picture.shape)}; expected (3, H, W) or (B, 3, H, W) "
+            f"with sides of at least {least_side}."
+        )
+    if not picture.is_floating_point():
+        raise InputError(f"The {name} picture is {picture.dtype}; expected floating point in [0, 1].")
+    lowest, highest = float(picture.min()), float(picture.max())
+    if not (lowest >= 0 and highest <= 1):  # so written, NaN is refused too
+        raise InputError(
+            f"The {name} picture holds values from {lowest:.6g} to {highest:.6g}; expected 0 to 1. Clamp it."
+        )
+    return picture.double().reshape(-1, *picture.shape[-3:])
 
 
 def checked_pair(restored: Tensor, clean: Tensor, least_side: int = 1) -> tuple[Tensor, Tensor]:
@@ -33,23 +67,15 @@ def checked_pair(restored: Tensor, clean: Tensor, least_side: int = 1) -> tuple[
     Raises:
         InputError: not two pictures or batches of one shape, floating point in [0, 1], sides long enough.
     """
-    for name, picture in (("restored", restored), ("clean", clean)):
-        if picture.ndim not in (3, 4) or picture.shape[-3] != 3 or min(picture.shape[-2:]) < least_side:
-            raise InputError(
-                f"The {name} picture has shape {tuple(picture.shape)}; expected (3, H, W) or (B, 3, H, W) "
-                f"with sides of at least {least_side}."
-            )
-        if not picture.is_floating_point():
-            raise InputError(f"The {name} picture is {picture.dtype}; expected floating point in [0, 1].")
-        lowest, highest = float(picture.min()), float(picture.max())
-        if not (lowest >= 0 and highest <= 1):  # so written, NaN is refused too
-            raise InputError(
-                f"The {name} picture holds values from {lowest:.6g} to {highest:.6g}; expected 0 to 1. "
-                "Clamp it."
-            )
+    pair = checked(restored, "restored", least_side), checked(clean, "clean", least_side)
     if restored.shape != clean.shape:
         raise InputError(
             f"The restored picture has shape {tuple(restored.shape)}, the clean one {tuple(clean.shape)}; "
             "expected one shape. Crop them alike."
         )
-    return restored.double().reshape(-1, *restored.shape[-3:]), clean.double().reshape(-1, *clean.shape[-3:])
+    return pair
+
+
+def luma(x: Tensor) -> Tensor:
+    """Y of BT.601 as the field takes it, (B, 1, H, W) in [16/255, 235/255], from (B, 3, H, W) in [0, 1]."""
+    return (x * x.new_tensor([65.481, 128.553, 24.966]).view(3, 1, 1)).sum(1, keepdim=True) / 255 + 16 / 255

@@ -20,7 +20,11 @@ def psnr_rgb(restored: Tensor, clean: Tensor) -> float:
     Raises:
         InputError: another shape, dtype or range.
     """
-    restored, clean = checked_pair(restored, clean)
+    return mean_psnr(*checked_pair(restored, clean))
+
+
+def mean_psnr(restored: Tensor, clean: Tensor) -> float:
+    """The mean PSNR in dB of batches (B, C, H, W) that are checked already."""
     errors: list[float] = (restored - clean).square().mean((1, 2, 3)).tolist()  # (B,)
     return sum(-10 * math.log10(error) if error > 0 else math.inf for error in errors) / len(errors)
 

@@ -1,5 +1,7 @@
 """Structural similarity over all three channels."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,7 @@ C1, C2 = 0.01**2, 0.03**2
 
 
 def ssim_rgb(restored: Tensor, clean: Tensor) -> float:
-    """SSIM with a uniform 7 x 7 window and sample covariance, K1 0.01, K2 0.03, peak 1.
+    """SSIM (Wang et al., 2004) with a uniform 7 x 7 window and sample covariance, K1 0.01, K2 0.03, peak 1.
 
     The mean over all places where the window lies inside the picture, and over channels.
 
@@ -25,11 +27,21 @@ def ssim_rgb(restored: Tensor, clean: Tensor) -> float:
     Raises:
         InputError: another shape, dtype or range.
     """
-    x, y = checked_pair(restored, clean, WINDOW)
-    b = x.shape[0]
-    means = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y]), WINDOW, stride=1)  # (5B, 3, H-6, W-6)
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = means.split(b)
     sample = WINDOW**2 / (WINDOW**2 - 1)  # population to sample covariance
+    x, y = checked_pair(restored, clean, WINDOW)
+    return mean_ssim(x, y, lambda planes: F.avg_pool2d(planes, WINDOW, stride=1), sample)
+
+
+def mean_ssim(x: Tensor, y: Tensor, smooth: Callable[[Tensor], Tensor], sample: float = 1.0) -> float:
+    """The mean SSIM of batches (B, C, H, W) that are checked already.
+
+    Args:
+        x, y: the batches, peak 1.
+        smooth: local means of (N, C, H, W), where the window lies inside.
+        sample: factor from population to sample covariance; 1 keeps the former.
+    """
+    means = smooth(torch.cat([x, y, x * x, y * y, x * y]))  # (5B, C, H', W')
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = means.split(len(x))
     var_x, var_y = sample * (mean_xx - mean_x**2), sample * (mean_yy - mean_y**2)
     covariance = sample * (mean_xy - mean_x * mean_y)
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
@@ -37,4 +49,4 @@ def ssim_rgb(restored: Tensor, clean: Tensor) -> float:
     return float((luminance * structure).mean())
 
 
-MEASURES = (Measure("ssim_rgb", ssim_rgb, 1.0, "", "Wang et al., IEEE TIP 13(4), 2004"),)
+MEASURES = (Measure("ssim_rgb", ssim_rgb, 1.0, "", "Wang et al., IEEE TIP 13(4), 2004", digits=4),)

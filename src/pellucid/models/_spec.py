@@ -1,9 +1,11 @@
 """A network's structure, by name: its configuration, how to build it, and what it asks of a picture."""
 
 import dataclasses
+import reprlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -18,7 +20,7 @@ class ModelSpec:
         name: for example "daair_s".
         config: frozen dataclass with the structure's numbers.
         build: makes the network from such a config, with fresh weights.
-        paper: reference.
+        paper: reference, as an arXiv number.
         guided: the network is called as `network(x, prompt)` with `prompt (B,)` integer; else `network(x)`.
         multiple_of: height and width must be multiples of this.
         parameters: the count that `build(config)` must have (buffers not counted).
@@ -35,18 +37,46 @@ class ModelSpec:
     def config_from(self, values: dict[str, Any]) -> Any:
         """A config of this structure from plain values, as a checkpoint's header holds them.
 
+        A field whose metadata says "added" may be missing: older files mean its default.
+
         Raises:
-            CheckpointMismatchError: a field is missing or unknown.
+            CheckpointMismatchError: a field is missing, unknown, or of another type.
         """
-        known = {f.name for f in dataclasses.fields(self.config)}
-        if known != set(values):
-            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+        known = {f.name: "added" in f.metadata for f in dataclasses.fields(self.config)}
+        missing = sorted(name for name, added in known.items() if name not in values and not added)
+        unknown = sorted(set(values) - set(known))
+        if missing or unknown:
             raise CheckpointMismatchError(
                 f"The checkpoint's configuration for {self.name} lacks {missing or 'nothing'} "
                 f"and has the unknown fields {unknown or 'none'}. "
                 "It was written by another version; convert it again with this one."
             )
+        hints = get_type_hints(type(self.config))
+        for name, value in values.items():
+            if not _fits(value, hints[name]):
+                expected = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
+                fault = f"{name} is {reprlib.repr(value)}, expected {expected.removeprefix('typing.')}"
+                raise CheckpointMismatchError(
+                    f"The checkpoint's configuration gives no {self.name} ({fault}). "
+                    "Its header is damaged; get the file again."
+                )
         return type(self.config)(**{k: _tuples(v) for k, v in values.items()})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON has the type of a field."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if hint is float:
+        # No larger integer is a float; NaN is in no range.
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
+    return isinstance(value, hint) and (hint is not int or not isinstance(value, bool))
 
 
 def _tuples(value: Any) -> Any:

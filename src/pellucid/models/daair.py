@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from pellucid.errors import InputError
 from pellucid.layers import (
     Downsample,
     GatedFeedForward,
@@ -54,6 +55,10 @@ class DaAIRConfig:
     query: Literal["learner", "controller"] = "learner"  # which side asks in the cross-attention
     mixer: Literal["attention", "gated_convolution"] = "attention"  # the latter is ours, for CPUs
     grid: int = 1  # 2 works on the half-resolution grid (PixelUnshuffle before the stem)
+
+    def __post_init__(self) -> None:
+        if self.grid < 1:
+            raise InputError(f"DaAIR has grid {self.grid}; expected 1 (every pixel) or more. Usual: 1 or 2.")
 
 
 class LowRankExperts(nn.Module):
@@ -144,7 +149,7 @@ def _of_all_processes(x: Tensor) -> Tensor:
         return x
     parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, x.detach().contiguous())
-    # Each process knows the gradient of its own part alone, and all averaged later; so times their number.
+    # The factor undoes the average over processes that follows: each knows the gradient of its part alone.
     parts[distributed.get_rank()] = x.detach() + len(parts) * (x - x.detach())
     return torch.cat(parts, dim=1)
 

@@ -9,7 +9,8 @@ degradation.
 What differs from the authors' code, and why:
 * The prompt enters theirs as a CLIP code, of which only the sort order of an affine map is used; that map
   gets no gradient. Here each block stores the orders themselves, one permutation per prompt, so no text
-  encoder is needed and every parameter trains.
+  encoder is needed and every parameter trains. `shuffle="learned"`, off by default, is ours: it gives the
+  prompt map a gradient (decision record 7).
 * Outside training, expand, shuffle and contract are multiplied out into one 1x1 convolution per prompt, and
   the attention's gain into its projection. The values are the same up to rounding.
 * Scores are selected and normalized in float32 at least: rounding would otherwise decide which survive.
@@ -18,7 +19,8 @@ Legend: B batch, C channels, H and W height and width, h heads, c channels per h
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +63,12 @@ class DFPIRConfig:
         keep_tenths: tenths of each attention row that perturbation keeps; the paper's gamma 0.9.
         prompts: names of the prompts, in the order of the indices.
         shuffle_seed: draws the permutations of a network that starts fresh.
+        shuffle: "fixed" keeps the permutations, as the authors' training does, whose prompt map gets no
+            gradient; "learned" sorts trained scores, one per prompt and expanded channel.
+        shuffle_temperature: width of the relaxation that gives those scores a gradient, in their standard
+            deviations. With 0.3 a slot listens to the 8 nearest of 96 on each side, the 67 nearest of 768. Of
+            0.03 to 1 it brought toy blocks closest to planted permutations; less sees too few candidates,
+            more stirs up what is right already.
     """
 
     dim: int = 48
@@ -71,6 +79,9 @@ class DFPIRConfig:
     keep_tenths: int = 9
     prompts: tuple[str, ...] = tuple(PROMPTS)
     shuffle_seed: int = 0
+    # "added": files from before these fields lack them, and mean the defaults.
+    shuffle: Literal["fixed", "learned"] = field(default="fixed", metadata={"added": True})
+    shuffle_temperature: float = field(default=0.3, metadata={"added": True})
 
     def __post_init__(self) -> None:
         levels = [self.dim * 2**level for level in range(4)]
@@ -88,6 +99,14 @@ class DFPIRConfig:
             raise InputError(f"DFPIR has keep_tenths {self.keep_tenths}; expected 1 to 10. The paper has 9.")
         if not self.prompts:
             raise InputError("DFPIR has no prompts; it needs at least one. Name them in `prompts`.")
+        if self.shuffle not in ("fixed", "learned"):
+            raise InputError(
+                f"DFPIR has shuffle {self.shuffle!r}; expected 'fixed' (the paper's) or 'learned'."
+            )
+        if not 0 < self.shuffle_temperature < float("inf"):
+            raise InputError(
+                f"DFPIR has shuffle_temperature {self.shuffle_temperature}; expected above zero, usually 0.3."
+            )
 
 
 class TransformerBlock(nn.Module):
@@ -153,16 +172,28 @@ class PerturbationBlock(nn.Module):
         ffn_expansion: hidden channels of the feed-forward per channel.
         keep_tenths: tenths of each attention row that are kept.
         permutations: (P, 2C) int64; row p lists which expanded channel goes where under prompt p.
+        shuffle_temperature: if given, the permutations are learned: `prompt_scores` (P, 2C) is trained, and
+            `follow_scores` sorts it into `permutations`.
     """
 
     permutations: Tensor
+    prompt_scores: nn.Parameter | None
 
     def __init__(
-        self, dim: int, num_heads: int, ffn_expansion: float, keep_tenths: int, permutations: Tensor
+        self,
+        dim: int,
+        num_heads: int,
+        ffn_expansion: float,
+        keep_tenths: int,
+        permutations: Tensor,
+        shuffle_temperature: float | None = None,
     ) -> None:
         super().__init__()
+        self.shuffle_temperature = shuffle_temperature or 0.0
         self.expand = nn.Conv2d(dim, dim * 2, 1)
         self.register_buffer("permutations", permutations)
+        learned = shuffle_temperature is not None
+        self.prompt_scores = nn.Parameter(score_permutations(permutations)) if learned else None
         self.contract = nn.Conv2d(dim * 2, dim, 1)
         self.norm1 = LayerNorm2d(dim)
         self.norm2 = LayerNorm2d(dim)
@@ -171,7 +202,9 @@ class PerturbationBlock(nn.Module):
         self.ffn = GatedFeedForward(dim, ffn_expansion)
 
     def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
-        shuffle = self.shuffle if self.training else self.folded_shuffle
+        # Learned, it is folded in training too: a matrix product over 2C channels of pixels would cost more.
+        stepwise = self.training and self.prompt_scores is None
+        shuffle = self.shuffle if stepwise else self.folded_shuffle
         y = shuffle(x, prompt)  # (B, C, H, W)
         y = self.cross_attn(self.norm1(y), self.norm2(x))
         return y + self.ffn(self.norm3(y))
@@ -193,13 +226,24 @@ class PerturbationBlock(nn.Module):
         Multiplying out costs 2C*C*C per prompt, next to 4C*C*n for the steps, so it is done at each call:
         nothing is kept that could go stale.
         """
-        order = self.permutations[prompt]  # (B, 2C)
         expand, contract = self.expand.weight[:, :, 0, 0], self.contract.weight[:, :, 0, 0]
         assert self.expand.bias is not None and self.contract.bias is not None
         with torch.autocast(expand.device.type, enabled=False):  # two roundings to bfloat16 would add up
-            weight = contract @ expand[order]  # (C, 2C) @ (B, 2C, C)
-            bias = self.expand.bias[order] @ contract.T + self.contract.bias
+            if self.training and self.prompt_scores is not None:
+                shuffle = straight_through_sort(self.prompt_scores[prompt], self.shuffle_temperature)
+                rows, offsets = shuffle @ expand, shuffle @ self.expand.bias  # (B, 2C, 2C) @ (2C, C), @ (2C,)
+            else:
+                order = self.permutations[prompt]  # (B, 2C)
+                rows, offsets = expand[order], self.expand.bias[order]
+            weight = contract @ rows  # (C, 2C) @ (B, 2C, C)
+            bias = offsets @ contract.T + self.contract.bias
         return weight, bias
+
+    @torch.no_grad()
+    def follow_scores(self) -> None:
+        """Sort learned scores into `permutations`, which inference and checkpoints take."""
+        if self.prompt_scores is not None:
+            self.permutations.copy_(sort_permutations(self.prompt_scores))
 
 
 class EncoderStage(nn.Module):
@@ -259,8 +303,9 @@ class DFPIR(nn.Module):
 
         def perturbation(level: int) -> PerturbationBlock:
             permutations = draw_permutations(len(config.prompts), 2 * dims[level], generator)
+            temperature = config.shuffle_temperature if config.shuffle == "learned" else None
             return PerturbationBlock(
-                dims[level], heads[level], config.ffn_expansion, config.keep_tenths, permutations
+                dims[level], heads[level], config.ffn_expansion, config.keep_tenths, permutations, temperature
             )
 
         def decoder(level: int) -> DecoderStage:
@@ -301,6 +346,12 @@ class DFPIR(nn.Module):
             y = stage(y, skips.pop())  # (B, 4C, H/4, W/4), (B, 2C, H/2, W/2), (B, 2C, H, W)
         return self.output(self.refinement(y)) + x
 
+    def after_step(self) -> None:
+        """Let the permutations follow the scores, if they are learned; called after each optimizer step."""
+        for block in self.modules():
+            if isinstance(block, PerturbationBlock):
+                block.follow_scores()
+
     def _check(self, x: Tensor, prompt: Tensor | int) -> Tensor:
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % 8 or x.shape[3] % 8 or not x.numel():
             raise InputError(
@@ -330,13 +381,55 @@ class DFPIR(nn.Module):
 
 def draw_permutations(num_prompts: int, channels: int, generator: torch.Generator) -> Tensor:
     """Permutations (P, channels) int64 from a CPU generator, so the same on every machine."""
+    device = torch.get_default_device()
+    if device.type == "meta":  # shapes are asked for, of any size, and nothing shall be allocated
+        return torch.empty(num_prompts, channels, dtype=torch.int64)
     rows = [torch.randperm(channels, generator=generator, device="cpu") for _ in range(num_prompts)]
-    return torch.stack(rows).to(torch.get_default_device())
+    return torch.stack(rows).to(device)
 
 
 def sort_permutations(scores: Tensor) -> Tensor:
     """Permutations (P, 2C) int64 listing each row of scores (P, 2C) from the largest; ties in order."""
     return scores.argsort(dim=-1, descending=True, stable=True)
+
+
+def score_permutations(permutations: Tensor) -> Tensor:
+    """Scores (P, 2C) from 1 down to -1, evenly spaced, that `sort_permutations` sorts into `permutations`."""
+    spaced = torch.linspace(1, -1, permutations.shape[-1], device=permutations.device)
+    return torch.empty_like(permutations, dtype=spaced.dtype).scatter_(
+        1, permutations, spaced.expand_as(permutations)
+    )
+
+
+def relaxed_sort(scores: Tensor, temperature: float) -> Tensor:
+    """SoftSort: (..., n) scores to (..., n, n) rows that sum to one, near the matrix that sorts descending.
+
+    Prillo, Eisenschlos: "SoftSort: A Continuous Relaxation for the argsort Operator", ICML 2020, arXiv
+    2006.16038. Row i weighs the scores by their distance from the i-th largest; its largest entry is where
+    the sorting permutation has its one. Scores count in their standard deviations, so that the temperature
+    means the same however they grow or decay.
+    """
+    scores = scores / scores.std(dim=-1, keepdim=True).clamp_min(1e-6)
+    ranked = scores.sort(dim=-1, descending=True, stable=True).values
+    return (-(ranked[..., :, None] - scores[..., None, :]).abs() / temperature).softmax(dim=-1)
+
+
+def straight_through_sort(scores: Tensor, temperature: float) -> Tensor:
+    """The matrices (..., n, n) of `sort_permutations`, bit by bit, with the gradient of `relaxed_sort`."""
+    soft = relaxed_sort(scores, temperature)
+    hard = F.one_hot(sort_permutations(scores), scores.shape[-1]).to(soft.dtype)
+    return hard + (soft - soft.detach())
+
+
+def with_shuffle(network: DFPIR, shuffle: Literal["fixed", "learned"]) -> DFPIR:
+    """A network with the same weights and permutations whose shuffle is fixed, or learned from there on."""
+    other = DFPIR(replace(network.config, shuffle=shuffle)).to(network.stem.weight)
+    tensors = {name: t for name, t in network.state_dict().items() if not name.endswith(".prompt_scores")}
+    for name, tensor in tensors.copy().items():
+        if shuffle == "learned" and name.endswith(".permutations"):
+            tensors[name.replace(".permutations", ".prompt_scores")] = score_permutations(tensor)
+    other.load_state_dict(tensors)
+    return other.train(network.training)
 
 
 # The authors' names beside ours. A row names whole dotted parts, so one pass renames a key either way.
@@ -385,6 +478,8 @@ def official_shapes(config: DFPIRConfig, code_dim: int = 512) -> dict[str, torch
         network = DFPIR(config)
     shapes: dict[str, torch.Size] = {}
     for name, tensor in network.state_dict().items():
+        if name.endswith(".prompt_scores"):
+            continue  # what a prompt map says of each prompt; the authors' has its own row below
         if not name.endswith(".permutations"):
             shapes[to_official(name)] = tensor.shape
             continue
@@ -395,7 +490,7 @@ def official_shapes(config: DFPIRConfig, code_dim: int = 512) -> dict[str, torch
     return shapes
 
 
-_PAPER = "Tian et al., Degradation-Aware Feature Perturbation for All-in-One Image Restoration, CVPR 2025"
+_PAPER = "arXiv 2505.12630"
 _SMALL = DFPIRConfig(
     dim=16,
     num_blocks=(1, 2, 2, 2),
@@ -405,4 +500,13 @@ _SMALL = DFPIRConfig(
 SPECS = (
     ModelSpec("dfpir", DFPIRConfig(), DFPIR, _PAPER, guided=True, multiple_of=8, parameters=29_315_417),
     ModelSpec("dfpir_s", _SMALL, DFPIR, _PAPER, guided=True, multiple_of=8, parameters=1_512_024),
+    ModelSpec(
+        "dfpir_s_learned",  # to set beside dfpir_s: the same start, the shuffle learned
+        replace(_SMALL, shuffle="learned"),
+        DFPIR,
+        _PAPER,
+        guided=True,
+        multiple_of=8,
+        parameters=1_514_424,
+    ),
 )

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from pellucid import write_image
 from pellucid.arrays import image_from_array
 from pellucid.data import center_crop
-from pellucid.errors import InputError
+from pellucid.errors import InputError, UnknownNameError
 from pellucid.evaluate import add_noise, evaluate_denoising, evaluate_pairs
+from pellucid.metrics.psnr_rgb import psnr_rgb
+from pellucid.metrics.psnr_y import psnr_y
+from pellucid.metrics.ssim_y import ssim_y
 from pellucid.restorer import IdentityRestorer, load
 
 
@@ -89,6 +94,9 @@ def test_noise_follows_the_papers(pairs):
     assert "sigma 25" in result.protocol
     assert progress == [(1, 2), (2, 2)]
     assert evaluate_denoising(IdentityRestorer(), pairs / "clean", 25) == result
+    other = evaluate_denoising(IdentityRestorer(), pairs, 25, seed=1)
+    assert other.seed == 1
+    assert other.input != result.input
 
 
 def test_the_noise_of_a_name_never_changes():
@@ -132,3 +140,76 @@ def test_unequal_and_tiny_pictures_are_refused(pairs):
     write_image(image_from_array(picture(0, (9, 60))), pairs / "clean" / "a.png", overwrite=True)
     with pytest.raises(InputError, match="multiples of 16"):
         evaluate_denoising(IdentityRestorer(), pairs, 25)
+
+
+def test_the_luma_protocol_takes_luma(pairs):
+    result = evaluate_pairs(IdentityRestorer(), pairs, protocol="papers-y")
+    clean = image_from_array(picture(0)).pixels[:, 4:36, 2:50]
+    degraded = image_from_array(picture(0) // 2).pixels[:, 4:36, 2:50]
+    first = result.pictures[0].output
+    assert (first.psnr, first.ssim) == (psnr_y(degraded, clean), ssim_y(degraded, clean))
+    assert (result.protocol_name, set(result.measures)) == ("papers-y", {"psnr_y", "ssim_y"})
+    assert "Y of BT.601" in result.protocol
+
+
+class Halver(IdentityRestorer):
+    """Halves every value, so that an 8-bit picture leaves its grid."""
+
+    def __call__(self, image, **options):
+        restoration = super().__call__(image, **options)
+        return replace(restoration, image=replace(restoration.image, pixels=restoration.image.pixels / 2))
+
+
+def test_the_file_protocol_takes_whole_pictures_of_8_bits(pairs):
+    seen = []
+    result = evaluate_pairs(Halver(), pairs, protocol="files", witness=lambda *parts: seen.append(parts))
+    scores, degraded, restored, clean = seen[0]
+    assert [p.shape for p in (degraded, restored, clean)] == [(3, 41, 52)] * 3
+    assert torch.equal(restored * 255, (restored * 255).round())
+    assert scores == result.pictures[0]
+    assert scores.output.psnr == psnr_rgb((degraded / 2 * 255).round() / 255, clean)
+    unrounded = evaluate_pairs(Halver(), pairs).pictures[0].output.psnr
+    assert unrounded != scores.output.psnr
+    assert "rounded to 8 bits" in result.protocol
+
+
+def test_more_measures_are_taken_beside_the_protocols_own(pairs):
+    result = evaluate_pairs(Halver(), pairs, measures=["ciede2000", "psnr_y", "psnr_rgb"])
+    assert list(result.measures) == ["psnr_rgb", "ssim_rgb", "ciede2000", "psnr_y"]
+    summary = result.measures["ciede2000"]
+    assert summary.output.low <= summary.output.mean <= summary.output.high
+    assert summary.output.mean > summary.input.mean > 0
+    values = result.to_dict(per_image=True)
+    assert set(values["input"]) == set(values["output"]) == {"psnr", "ssim"}
+    assert values["measures"]["psnr_rgb"]["output"]["mean"] == values["output"]["psnr"]
+    assert values["pictures"][1]["measures"]["ciede2000"]["output"] > 0
+
+
+def test_a_picture_that_a_measure_refuses_is_named(pairs):
+    with pytest.raises(InputError, match=r"a.tif can't be measured.*at least 96"):
+        evaluate_pairs(IdentityRestorer(), pairs, measures=["niqe"])
+
+
+def test_unknown_names_are_refused_before_any_picture(pairs):
+    for path in (pairs / "degraded").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(UnknownNameError, match="Did you mean papers"):
+        evaluate_pairs(IdentityRestorer(), pairs, protocol="paper")
+    with pytest.raises(UnknownNameError, match="ciede2000"):
+        evaluate_pairs(IdentityRestorer(), pairs, measures=["ciede"])
+
+
+def test_a_result_names_its_data_by_their_bytes(pairs):
+    result = evaluate_pairs(IdentityRestorer(), pairs)
+    again = evaluate_pairs(IdentityRestorer(), pairs)
+    assert result == again
+    lines = sorted(
+        f"{side}/{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for side in ("clean", "degraded")
+        for path in (pairs / side).iterdir()
+    )
+    assert result.data_sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
+    changed = picture(0)
+    changed[0, 0] += 1  # cropped away, but another file
+    write_image(image_from_array(changed), pairs / "clean" / "a.png", overwrite=True)
+    assert evaluate_pairs(IdentityRestorer(), pairs).data_sha256 != result.data_sha256

@@ -1,0 +1,177 @@
+"""`pellucid data`: the field's data sets on disk, and test pictures among training pictures."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli._shared import AsJson
+
+if TYPE_CHECKING:
+    from pellucid.datasets import Split
+    from pellucid.datasets.verify import SplitReport
+
+data = typer.Typer(
+    help="Check data sets on disk: list those that are known, verify a folder, look for leaks.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_NAMED = 10  # faults of one kind that are printed
+
+
+@data.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the data sets that are known, with origin and license; downloads are the user's own."""
+    from pellucid.cli._shared import print_json
+    from pellucid.datasets import load_manifest, names
+
+    manifests = [load_manifest(name) for name in names()]
+    if as_json:
+        rows = [
+            {
+                "name": manifest.name,
+                "title": manifest.title,
+                "kind": manifest.kind,
+                "splits": {
+                    split.name: {"degraded": list(split.degraded), "clean": list(split.clean)}
+                    for split in manifest.splits.values()
+                },
+                "layouts": [
+                    {
+                        "name": layout.name,
+                        "split": layout.split,
+                        "users": list(layout.users),
+                        "folders": list(layout.folders),
+                        "pattern": layout.pattern.pattern,
+                        "clean": list(layout.clean),
+                        "examples": list(layout.examples),
+                    }
+                    for layout in manifest.layouts
+                ],
+                "origin": manifest.origin,
+                "license": manifest.license,
+                "citation": manifest.citation,
+                "notes": list(manifest.notes),
+            }
+            for manifest in manifests
+        ]
+        print_json({"datasets": rows}, indent=2)
+        return
+    for manifest in manifests:
+        pictures = ", ".join(f"{name} {_numbers(split)}" for name, split in manifest.splits.items())
+        print(f"{manifest.name} ({manifest.kind}): {pictures}")
+        print(f"  {manifest.origin}")
+        print(f"  license: {manifest.license}")
+
+
+@data.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="A known data set (see: pellucid data list), or a .toml file.")],
+    folder: Annotated[Path, typer.Argument(help="The data set's folder, or the root of the project's data.")],
+    layout: Annotated[str | None, typer.Option(help="Look for this layout only.")] = None,
+    split: Annotated[str | None, typer.Option(help="Look for this split only: train or test.")] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every picture instead of reading headers.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a data set's folder lacks, has too much, pairs wrongly, or holds in a wrong size.
+
+    Exit code 1 if anything is wrong.
+    """
+    from pellucid.cli._shared import print_json
+    from pellucid.datasets.verify import verify as run
+
+    with _bar("Verifying") as progress:
+        found = run(name, folder, layout=layout, split=split, decode=decode, progress=progress)
+    if as_json:
+        print_json(found.to_dict(), indent=2)
+    else:
+        for report in found.splits:
+            _print_split(found.dataset, report)
+        for absent in found.absent:
+            print(f"{found.dataset} {absent}: nothing of it is here")
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@data.command()
+def leak(
+    train: Annotated[
+        list[Path],
+        typer.Option(help="Folder of training pictures, or of shards; may be given several times."),
+    ],
+    test: Annotated[list[Path], typer.Option(help="Folder of test pictures; may be given several times.")],
+    near: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=32,
+            help="Report near copies too, whose perceptual hashes differ in so many of 64 bits or fewer. 8 "
+            "finds copies that were saved again or resized.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for test pictures among training pictures, by content: equal files, equal pixels, near copies.
+
+    Exit code 1 if there is one, or if a picture can't be read and so can't be ruled out.
+    """
+    from pellucid.cli._shared import print_json
+    from pellucid.datasets.leak import find_leaks
+
+    with _bar("Comparing") as progress:
+        report = find_leaks(train, test, near=near, progress=progress)
+    if as_json:
+        print_json(report.to_dict(), indent=2)
+    else:
+        for found in report.leaks:
+            distance = "" if found.distance is None else f", {found.distance} bits"
+            print(f"{found.test} is {found.train} ({found.by}{distance})")
+        for reason in report.unread.values():
+            print(f"not compared: {reason}")
+        print(
+            f"{report.leaked:,} of {report.test:,} test pictures are among {report.train:,} training pictures"
+        )
+    if report.leaks or report.unread:
+        raise typer.Exit(1)
+
+
+def _numbers(split: "Split") -> str:
+    counts = split.degraded or split.clean
+    return " or ".join(f"{n:,}" for n in counts) + (" degraded" if split.degraded else "")
+
+
+def _print_split(dataset: str, report: "SplitReport") -> None:
+    where = f" in {report.folder}" if report.folder else ""
+    print(f"{dataset} {report.split}, layout {report.layout}{where}")
+    for side, number, expected in (
+        ("degraded", report.degraded, report.expected_degraded),
+        ("clean", report.clean, report.expected_clean),
+    ):
+        if number is not None:
+            print(f"  {side}: {number:,} of {' or '.join(f'{n:,}' for n in expected)}")
+    for kind, count in report.counts.items():
+        print(f"  {kind}: {count:,}")
+        faults = [fault for fault in report.faults if fault.kind == kind]
+        for fault in faults[:_NAMED]:
+            print(f"    {fault.path}{': ' if fault.path else ''}{fault.what}")
+        if len(faults) > _NAMED:
+            print(f"    and {len(faults) - _NAMED:,} more; all with --json")
+
+
+@contextmanager
+def _bar(title: str) -> Generator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield progress

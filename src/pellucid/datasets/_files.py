@@ -1,0 +1,130 @@
+"""Picture files of data sets: which a folder holds, how large they are, and their pixels.
+
+Beside the formats of `pellucid.image_io` these are bitmaps (WED comes as such), which libvips does not read.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
+from pellucid.image_io import IMAGE_SUFFIXES, decode_image, read_header
+
+SUFFIXES = (*IMAGE_SUFFIXES, ".bmp")
+_TAIL = 1 << 16  # bytes at a file's end in which its last marker is looked for
+_BMP_HEAD = 54
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, links followed, each folder once.
+
+    Raises:
+        InputError: the folder can't be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"{error.filename} can't be listed: {error.strerror}. Give an existing folder that may be read."
+        )
+
+    seen: set[str] = set()
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(where, name) for name in sorted(files))
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no file: a pipe or a device would block, or never end.
+
+    Raises:
+        UnreadableImageError: not a regular file.
+    """
+    if not path.is_file():
+        raise UnreadableImageError(
+            f"{path} is not a regular file, or leads nowhere; expected a picture. Remove it."
+        )
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height, upright, from the header alone; the file's end must be there.
+
+    Raises:
+        UnreadableImageError: not a picture, or cut short.
+        UnsupportedImageError: a picture of a sort that isn't handled.
+    """
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_BMP_HEAD)
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - _TAIL))
+            tail = file.read()
+    except OSError as error:
+        raise UnreadableImageError(
+            f"{path} can't be read: {error.strerror}. Check its permissions."
+        ) from error
+    if head[:2] == b"BM":
+        width, height, _, needed = _bmp_header(head, str(path))
+        if length < needed:
+            raise _short(str(path))
+        return width, height
+    # A JPEG's data holds no end marker; only the thumbnail in its head may. So a file that is longer than the
+    # tail and has none in it was cut off.
+    ends = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PN": b"IEND"}.get(head[:3])
+    if ends is not None and ends not in tail:
+        raise _short(str(path))
+    header = read_header(path)
+    return header.width, header.height
+
+
+def pixels_of(data: bytes, name: str) -> Tensor:
+    """(H, W, 3) uint8, upright.
+
+    Raises:
+        UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as in `pellucid.read_image`.
+    """
+    if data[:2] == b"BM":
+        return _bmp_pixels(data, name)
+    return decode_image(data).pixels.mul(255).round().byte().permute(1, 2, 0).contiguous()
+
+
+def _bmp_header(head: bytes, name: str) -> tuple[int, int, int, int]:
+    """Width, height (negative: rows from the top), bytes per pixel, bytes of the file."""
+    if len(head) < _BMP_HEAD:
+        raise _short(name)
+    start, size, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", head, 10)
+    if size < 40 or bits not in (24, 32) or compression != 0 or width <= 0 or height == 0:
+        raise UnsupportedImageError(
+            f"{name} is a bitmap of {bits} bits, compression {compression}; expected 24 or 32 bits, "
+            "uncompressed. Convert it to PNG."
+        )
+    return width, abs(height), bits // 8, start + _bmp_stride(width, bits // 8) * abs(height)
+
+
+def _bmp_stride(width: int, channels: int) -> int:
+    """Bytes of a row, which is padded to a multiple of four."""
+    return (width * channels + 3) // 4 * 4
+
+
+def _bmp_pixels(data: bytes, name: str) -> Tensor:
+    width, height, channels, needed = _bmp_header(data[:_BMP_HEAD], name)
+    if len(data) < needed:
+        raise _short(name)
+    start, stored_height = struct.unpack_from("<I", data, 10)[0], struct.unpack_from("<i", data, 22)[0]
+    stride = _bmp_stride(width, channels)
+    rows = torch.frombuffer(bytearray(data[start:needed]), dtype=torch.uint8).reshape(height, stride)
+    rows = rows[:, : width * channels].reshape(height, width, channels)[..., [2, 1, 0]]  # stored as BGR
+    return rows.flip(0) if stored_height > 0 else rows
+
+
+def _short(name: str) -> UnreadableImageError:
+    return UnreadableImageError(f"{name} is cut short: its end is missing. Get the file again.")

@@ -1,0 +1,123 @@
+"""Training from data sets as they lie on a disk: pictures are decoded when a batch asks for them.
+
+Shards (`pellucid.data.load_shards`) are read once and stay in memory; the field's larger sets, RESIDE's
+72,135 hazy pictures before all, would not fit.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pellucid import datasets
+from pellucid.data import LEAST_SIDE, PictureBank, Shards, Task, center_crop, read_rgb8
+from pellucid.datasets.verify import find_pairs
+from pellucid.errors import InputError, RecipeError, UnknownNameError
+
+CROP = 16  # pictures are cut to multiples of this about their center, as the papers' code does
+
+
+class FolderBank:
+    """The pictures of one data set, read from their files; used as a `PictureBank` is.
+
+    Args:
+        source: the data set's name.
+        root: folder that the paths start in.
+        pairs: (degraded, clean) paths; none as degraded for clean pictures alone.
+        device: where crops go.
+        workers: threads that decode.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        root: Path,
+        pairs: Sequence[tuple[str | None, str]],
+        device: torch.device | str = "cpu",
+        workers: int = 8,
+    ) -> None:
+        self.source, self.root, self.pairs, self.device = source, root, list(pairs), device
+        self.names = tuple(degraded or clean for degraded, clean in pairs)
+        self.workers = workers
+        self._pool = ThreadPoolExecutor(workers, "decode")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def to(self, device: torch.device | str) -> "FolderBank":
+        """The same files, with crops on another device."""
+        return FolderBank(self.source, self.root, self.pairs, device, self.workers)
+
+    def crops(self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None) -> Tensor:
+        """As `PictureBank.crops`: (n, K, size, size), the clean planes before those of the degraded picture.
+
+        Raises:
+            UnreadableImageError: a file can't be decoded.
+            RecipeError: a picture and its partner differ in size, or are too small.
+        """
+        chosen = torch.randint(len(self), (n,), generator=rng) if which is None else which
+        pictures = list(self._pool.map(self._read, chosen.tolist()))
+        names = [self.names[i] for i in chosen.tolist()]
+        bank = PictureBank.from_pictures(pictures, names).to(self.device)
+        return bank.crops(n, size, rng, torch.arange(n))
+
+    def picture(self, index: int) -> Tensor:
+        """One whole picture: (K, H, W) float32 in [0, 1]."""
+        return self._read(index).permute(2, 0, 1).to(self.device).float() / 255
+
+    def _read(self, index: int) -> Tensor:
+        degraded, clean = self.pairs[index]
+        planes = [center_crop(_read_planes(self.root / clean), CROP)]
+        if degraded is not None:
+            planes.append(center_crop(_read_planes(self.root / degraded), CROP))
+        sizes = [f"{p.shape[2]}x{p.shape[1]}" for p in planes]
+        if len(set(sizes)) > 1 or min(planes[0].shape[1:]) < LEAST_SIDE:
+            raise RecipeError(
+                f"{self.root / self.names[index]} is, with its partner, {' and '.join(sizes)}; expected "
+                f"one size of at least {LEAST_SIDE}. Look at the data set with: pellucid data verify"
+            )
+        return torch.cat(planes).permute(1, 2, 0)
+
+
+def _read_planes(path: Path) -> Tensor:
+    return read_rgb8(path).permute(2, 0, 1)
+
+
+def load_folders(root: str | Path, tasks: Sequence[Task], split: str = "train") -> Shards:
+    """The data sets that a recipe's tasks name, below one folder.
+
+    The hash is that of the sorted lines "path bytes": to hash the content of hundreds of thousands of files
+    would take longer than the first epoch.
+
+    Raises:
+        RecipeError: every data set that is missing, in one message, or a source that is no data set.
+    """
+    root = Path(root)
+    faults: list[str] = []
+    banks: dict[str, FolderBank] = {}
+    lines: list[str] = []
+    for source in dict.fromkeys(task.source for task in tasks):
+        if source not in datasets.names():
+            faults.append(f"the source {source!r} is made of shards; {root} has no manifest.json")
+            continue
+        try:
+            pairs = find_pairs(source, _below(root, source), split)
+        except (InputError, UnknownNameError) as error:
+            faults.append(str(error))
+            continue
+        banks[source] = FolderBank(source, _below(root, source), pairs)
+        files = sorted({path for pair in pairs for path in pair if path is not None})
+        lines += [f"{source}/{path} {(_below(root, source) / path).stat().st_size}" for path in files]
+    if faults:
+        raise RecipeError(
+            f"{len(faults)} faults of the data:" + "".join(f"\n  - {fault}" for fault in faults)
+        )
+    return Shards(banks, hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest())
+
+
+def _below(root: Path, source: str) -> Path:
+    """A folder of the data set's own name, where there is one."""
+    return root / source if (root / source).is_dir() else root
