@@ -341,7 +341,9 @@ def test_a_tensor_that_overflows_float32(checkpoint: Checkpoint) -> None:
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.complex64, torch.float8_e4m3fn])
 def test_a_tensor_of_another_sort(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
     stem = checkpoint.tensors["stem.weight"].to(dtype)
-    with pytest.raises(CheckpointMismatchError, match=rf"has stem\.weight in {dtype}, expected torch\.float32"):
+    with pytest.raises(
+        CheckpointMismatchError, match=rf"has stem\.weight in {dtype}, expected torch\.float32"
+    ):
         changed(checkpoint, stem__weight=stem).build()
 
 

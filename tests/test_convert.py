@@ -187,7 +187,9 @@ def test_no_tensor_can_be_missing(name):
 def test_a_block_of_an_absurd_number_is_unknown(index):
     weights = official()
     weights[f"encoder_level1.{index}.norm1.body.bias"] = torch.zeros(12)
-    with pytest.raises(CheckpointMismatchError, match=r"lacks encoder_level1\.1\..* and \d+ more; it has the"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"lacks encoder_level1\.1\..* and \d+ more; it has the"
+    ):
         convert_dfpir(weights, CODES, NAMES)
 
 
@@ -214,7 +216,9 @@ def test_absurd_sizes_allocate_nothing(size):
 def test_tensors_of_another_sort_are_refused(change):
     weights = official()
     weights["output.weight"] = change(weights["output.weight"])
-    with pytest.raises(CheckpointMismatchError, match=r"has output\.weight in .*, expected dense floating point"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"has output\.weight in .*, expected dense floating point"
+    ):
         convert_dfpir(weights, CODES, NAMES)
 
 

@@ -701,6 +701,30 @@ def test_an_existing_file_is_left_alone_unless_asked(tmp_path: Path) -> None:
         write_image(IMAGE, tmp_path / "dangling.png")
 
 
+def test_an_overwritten_file_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "private.png"
+    path.touch()
+    for mode in (0o600, 0o640):
+        path.chmod(mode)
+        write_image(IMAGE, path, overwrite=True)
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_links_and_pipes_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "precious.png").write_bytes(b"precious")
+    (tmp_path / "link.png").symlink_to("precious.png")
+    (tmp_path / "dangling.png").symlink_to("absent.png")
+    for name in ("link.png", "dangling.png"):
+        with pytest.raises(OutputExistsError, match=f"{name} is a link to"):
+            write_image(IMAGE, tmp_path / name, overwrite=True)
+        assert (tmp_path / name).is_symlink()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(OutputExistsError, match="not a regular file"):
+        write_image(IMAGE, tmp_path / "pipe.png", overwrite=True)
+    assert (tmp_path / "precious.png").read_bytes() == b"precious"
+    assert sorted(os.listdir(tmp_path)) == ["dangling.png", "link.png", "pipe.png", "precious.png"]
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_appears_meanwhile_is_not_replaced(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -155,7 +155,8 @@ def test_strength_mixes_and_zero_is_the_input():
 
 
 @pytest.mark.parametrize(
-    "strength", [-0.1, 1.01, float("nan"), float("inf"), "0.5", b"1", None, 1j, np.ones(2), torch.ones(2), 10**400]
+    "strength",
+    [-0.1, 1.01, float("nan"), float("inf"), "0.5", b"1", None, 1j, np.ones(2), torch.ones(2), 10**400],
 )
 @pytest.mark.parametrize("restorer", [toy(), IdentityRestorer()], ids=["torch", "identity"])
 def test_a_strength_out_of_range_is_refused(restorer, strength):

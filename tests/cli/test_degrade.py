@@ -63,6 +63,8 @@ def test_existing_output_is_kept(photo: Path, tmp_path: Path) -> None:
     [
         ({}, InputError),
         ({"kind": "rian"}, UnknownNameError),
+        ({"params": "[" * 100_000}, InputError),
+        ({"params": '{"name": "jpeg", "params": {"quality": [NaN], "subsample": [true]}}'}, InputError),
         ({"params": "rain please"}, InputError),
         ({"params": '{"name": "rain_streaks"}'}, InputError),
         ({"params": '{"name": "jpeg", "params": {"quality": [500], "subsample": [true]}}'}, InputError),
@@ -84,6 +86,29 @@ def test_refuses_what_it_cannot_do(
     assert not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize(("typo", "meant"), [("rian", "rain"), ("nosie", "noise"), ("blurr", "blur")])
+def test_kinds_are_suggested_too(photo: Path, tmp_path: Path, typo: str, meant: str) -> None:
+    with pytest.raises(UnknownNameError, match=rf"'{typo}'\. Did you mean {meant}"):
+        degrade(photo, tmp_path / "out.png", kind=typo)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("leads_to", ["precious.png", "absent.png"])
+def test_a_link_is_never_replaced(photo: Path, tmp_path: Path, leads_to: str, overwrite: bool) -> None:
+    (tmp_path / "precious.png").write_bytes(b"precious")
+    (tmp_path / "link.png").symlink_to(leads_to)
+    with pytest.raises(OutputExistsError, match="exists already" if not overwrite else "is a link to"):
+        degrade(photo, tmp_path / "link.png", kind="rain", seed=0, overwrite=overwrite)
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "precious.png").read_bytes() == b"precious"
+    assert not (tmp_path / "absent.png").exists()
+
+
+def test_a_folder_is_no_output(photo: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder; expected the name of a file"):
+        degrade(photo, tmp_path, kind="rain", seed=0)
+
+
 def test_command_line(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,3 +123,5 @@ def test_command_line(
     assert json.loads(capsys.readouterr().out)["name"] == "rain_streaks"
     assert run("--kind", "rain", "-o", str(output)) == OutputExistsError.exit_code
     assert "--overwrite" in capsys.readouterr().err
+    assert run("--kind", "rain", "-o", "") == InputError.exit_code
+    assert "An empty path" in capsys.readouterr().err

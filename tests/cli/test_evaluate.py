@@ -52,7 +52,9 @@ def test_wrong_calls_end_in_a_sentence(run, options, data):
     assert (result.code, result.out) == (2, "")
     assert "without a partner: degraded/a.png" in result.err
     assert run("evaluate", *options, "--data", data, "--sigma", -1).code == 2
-    assert "can't be listed" in run("evaluate", *options, "--data", data / "nowhere").err
+    nowhere = run("evaluate", *options, "--data", data / "nowhere").err
+    assert "can't be listed" in nowhere
+    assert "" not in nowhere.splitlines()
 
 
 def add_set(root, name, sides=("degraded", "clean")):
@@ -99,10 +101,11 @@ def test_a_suite_beside_the_published(run, options, tmp_path):
         add_set(tmp_path, name)
     add_set(tmp_path, "cbsd68", ("clean",))
     page = tmp_path / "report.html"
-    result = run("evaluate", *options, "--data", tmp_path, "--suite", "3task", "--report", page)
+    result = run("evaluate", *options, "--data", tmp_path, "--suite", "3task", "--report", page, "--per-image")
     assert result.code == 0
     for words in ("small (ours)", "DaAIR", "32.30/0.981", "SOTS outdoor", "survey:"):
         assert words in result.out
+    assert result.out.count("x.png  PSNR") == 5
     assert "data:image/jpeg;base64," in page.read_text()
     for suffix in ("md", "csv"):
         path = tmp_path / f"report.{suffix}"

@@ -136,6 +136,39 @@ def test_nothing_is_overwritten_unless_asked(run, options, tmp_path):
     assert len(files(tmp_path)) == 2
 
 
+def test_what_exists_is_refused_before_the_model_is_loaded(run, tmp_path):
+    photo, other = save(tmp_path / "in" / "a.png"), save(tmp_path / "out" / "a.png")
+    before = other.read_bytes()
+    for source, target, code in ((photo, other, 2), (photo.parent, other.parent, 1)):
+        result = run("restore", source, "-o", target, "--model", "no_such_weights", "--json")
+        assert (result.code, "an existing file" in result.err) == (code, True)
+        assert json.loads(result.out)["error"]["type"] == "OutputExistsError"
+    assert other.read_bytes() == before
+
+
+def test_a_link_is_never_replaced(run, options, tmp_path):
+    photo, precious = save(tmp_path / "photo.png"), save(tmp_path / "precious.png")
+    before = precious.read_bytes()
+    for name, leads_to in (("link.png", precious), ("dangling.png", tmp_path / "absent.png")):
+        (tmp_path / name).symlink_to(leads_to)
+        for overwrite, words in (((), "an existing file"), (("--overwrite",), "is a link to")):
+            result = run("restore", photo, "-o", tmp_path / name, *overwrite, *options)
+            assert (result.code, words in result.err) == (2, True)
+        assert (tmp_path / name).is_symlink()
+    assert precious.read_bytes() == before
+    assert not (tmp_path / "absent.png").exists()
+
+
+def test_no_input_is_replaced_by_another_picture(run, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inner, outer = save(Path("in/in/a.png")), save(Path("in/a.png"))
+    before = inner.read_bytes(), outer.read_bytes()
+    result = run("restore", "in", "-o", ".", "--overwrite", *options)  # in/in/a.png would become in/a.png
+    assert result.code == 2
+    assert "in/in/a.png would be written to in/a.png, which is to be restored too" in result.err
+    assert (inner.read_bytes(), outer.read_bytes()) == before
+
+
 def test_strength_0_returns_the_same_file(run, options, tmp_path):
     photo = save(tmp_path / "photo.jpg")
     assert run("restore", photo, "-o", tmp_path / "same.jpg", "--strength", "0", *options).code == 0
@@ -171,6 +204,13 @@ def test_quiet_is_quiet(run, options, tmp_path):
         (["photo.png", "-o", "out.png", "--prompt", "rain"], 2, "blind"),
         (["photo.png", "-o", "out.png", "--memory", "lots"], 2, "2GB"),
         (["photo.png", "-o", "out.png", "--memory", "1KB"], 4, "--memory"),
+        (["photo.png", "-o", "out.png", "--memory", "0"], 2, "above 0"),
+        (["photo.png", "-o", "out.png", "--memory", "9" * 400], 2, "no size of memory"),
+        (["photo.png", "-o", ""], 2, "An empty path"),
+        (["", "-o", "out"], 2, "An empty path"),
+        (["photo.png", "", "-o", "out"], 2, "An empty path"),
+        (["photo.png", "photo.png", "-o", "out"], 2, "photo.png is given twice"),
+        (["folder", "folder/../folder", "-o", "out"], 2, "a.png is given twice"),
         (["photo.png", "-o", "out.png", "--device", "abacus"], 2, "abacus"),
         (["photo.png", "-o", "out.png", "--precision", "fp8"], 4, "fp8"),
         (["photo.png", "-o", "text.jpg/out.png"], 2, "can't be written"),

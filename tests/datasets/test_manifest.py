@@ -60,7 +60,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_manifest(write(tmp_path, text + "speed = 3\n"))
     told = str(caught.value)
-    assert "has 9 faults:" in told
+    assert "has 10 faults:" in told
     for words in (
         "title is 7; expected text",
         "license is missing",

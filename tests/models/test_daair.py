@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pellucid import models
+from pellucid.errors import InputError
 from pellucid.models.daair import (
     SMALL,
     Controller,
@@ -33,6 +34,12 @@ TINY = DaAIRConfig(
     rank=4,
 )
 TINY_CHEAP = replace(TINY, mixer="gated_convolution", grid=2)
+
+
+@pytest.mark.parametrize("grid", [0, -2])
+def test_a_grid_has_a_size(grid: int):
+    with pytest.raises(InputError, match="expected 1"):
+        replace(TINY, grid=grid)
 
 
 def build(config: DaAIRConfig, seed: int = 0) -> DaAIR:

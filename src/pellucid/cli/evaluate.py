@@ -12,7 +12,7 @@ from pellucid.weights import DEFAULT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pellucid.evaluate import Evaluation
+    from pellucid.evaluate import Evaluation, Scores
     from pellucid.evaluate.suites import SuiteResult, TestSet
     from pellucid.restorer import TorchRestorer
 
@@ -177,7 +177,9 @@ def _evaluate_folder(
     if shown.as_json:
         print_json(result.to_dict(per_image=shown.per_image))
         return
-    _print_lines(result, per_image=shown.per_image)
+    if shown.per_image:
+        _print_pictures(result)
+    _print_means(result)
     _print_origin(result)
 
 
@@ -191,6 +193,7 @@ def _evaluate_shards(
 ) -> None:
     from pellucid.cli._shared import print_json
     from pellucid.evaluate import evaluate_shards
+    from pellucid.evaluate.report import details
     from pellucid.evaluate.shards import results_table
 
     with _Bar() as bar:
@@ -200,10 +203,10 @@ def _evaluate_shards(
     if shown.as_json:
         print_json({kind: result.to_dict(per_image=shown.per_image) for kind, result in rows.items()})
         return
-    for kind, result in rows.items():
-        print(kind)
-        _print_lines(result, per_image=shown.per_image)
-    _print_origin(result)
+    for result in rows.values() if shown.per_image else ():
+        _print_pictures(result)
+    _print_tables(details(rows))
+    _print_origin(next(iter(rows.values())))
 
 
 def _evaluate_suite(
@@ -245,38 +248,51 @@ def _evaluate_suite(
         if shown.as_json:
             print_json(result.to_dict(per_image=shown.per_image))
         else:
-            _print_suite(result)
+            _print_suite(result, per_image=shown.per_image)
     if result.failed:
         raise typer.Exit(1)
 
 
-def _print_suite(result: "SuiteResult") -> None:
-    from rich.table import Table
-
-    from pellucid.cli._shared import wide_console
+def _print_suite(result: "SuiteResult", *, per_image: bool) -> None:
     from pellucid.evaluate.report import comparison, measured, sources
 
-    console = wide_console()
-    for rows in (comparison(result), *measured(result)):
-        table = Table(*rows[0], box=None, pad_edge=False)
-        for row in rows[1:]:
-            table.add_row(*row, style="bold" if row[0].endswith("(ours)") else None)
-        console.print(table)
-        console.print()
+    for evaluation in result.sets.values() if per_image else ():
+        _print_pictures(evaluation)
+    _print_tables(comparison(result), *measured(result))
     for line in (*sources(result.suite), *result.how, *result.notes):
         print(line)
 
 
-def _print_lines(result: "Evaluation", *, per_image: bool) -> None:
+def _print_tables(*tables: list[list[str]]) -> None:
+    """Each table's head is its first row; our own row among others' stands out."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pellucid.cli._shared import wide_console
+
+    console = wide_console()
+    for rows in tables:
+        table = Table(*rows[0], box=None, pad_edge=False)
+        for row in rows[1:]:
+            table.add_row(*map(escape, row), style="bold" if row[0].endswith("(ours)") else None)
+        console.print(table)
+        console.print()
+
+
+def _line(name: str, before: "Scores", after: "Scores") -> str:
+    psnr = f"PSNR {before.psnr:6.2f} -> {after.psnr:6.2f} dB"
+    return f"{name}  {psnr}  SSIM {before.ssim:.4f} -> {after.ssim:.4f}"
+
+
+def _print_pictures(result: "Evaluation") -> None:
+    for picture in result.pictures:
+        print(_line(picture.name, picture.input, picture.output))
+
+
+def _print_means(result: "Evaluation") -> None:
     from pellucid import metrics
 
-    def line(name: str, before: Any, after: Any) -> str:
-        psnr = f"PSNR {before.psnr:6.2f} -> {after.psnr:6.2f} dB"
-        return f"{name}  {psnr}  SSIM {before.ssim:.4f} -> {after.ssim:.4f}"
-
-    for picture in result.pictures if per_image else ():
-        print(line(picture.name, picture.input, picture.output))
-    print(line(f"mean of {result.n}", result.input, result.output))
+    print(_line(f"mean of {result.n}", result.input, result.output))
     for name, summary in result.measures.items():
         digits, output = metrics.get(name).digits, summary.output
         print(

@@ -151,10 +151,9 @@ def count_gmac(spec: ModelSpec, config: Any, size: int) -> tuple[float, float]:
             # Inference takes 2RC per pixel, and 2RRC once; the figure R C, then 2R R.
             nonlocal unfolded
             assert isinstance(experts, LowRankExperts)
-            batch, _, height, width = inputs[0].shape
+            pixels = inputs[0].shape[2] * inputs[0].shape[3]
             rank, dim = experts.reduce.shape[1:]
-            pixels = height * width
-            unfolded += batch * (pixels * (rank * dim + 2 * rank**2 - 2 * rank * dim) - 2 * rank**2 * dim)
+            unfolded += pixels * (rank * dim + 2 * rank**2 - 2 * rank * dim) - 2 * rank**2 * dim
 
         for module in network.modules():
             if isinstance(module, LowRankExperts):

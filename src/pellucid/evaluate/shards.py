@@ -68,7 +68,7 @@ def evaluate_shards(
             restorer,
             scores,
             protocol=how,
-            what=f"validation pairs of the kind {kind}, cropped to multiples of 16",
+            what="validation pairs, cropped to multiples of 16",
             data_sha256=shards.data_hash,
             seed=seed,
             diagnosis=prompt,

@@ -1,6 +1,6 @@
 """Hooks that look at a network from outside while a restorer runs it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ Seen = TypeVar("Seen")
 @contextmanager
 def watching(
     network: nn.Module, kind: type[nn.Module], look: Callable[[Any, Any, Any], Seen]
-) -> Iterator[list[dict[str, Seen]]]:
+) -> Generator[list[dict[str, Seen]]]:
     """A list that grows by one dict for each call of `network`: a module's path, and what `look` gave.
 
     A restorer repeats a tile that was not finite; such calls are left out.

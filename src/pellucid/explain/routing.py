@@ -167,7 +167,7 @@ def explain_shards(
         RecipeError, UnreadableImageError: `root` is no whole shard folder.
     """
     _check(restorer, limit, crop)
-    shards = load_shards(root, "val")
+    shards = load_shards(Path(root), "val")
     pictures = ((kind, degraded[0]) for kind, degraded, _ in validation_pairs(shards, limit))
     what = f"validation pairs, the first {limit} of each kind, the central {crop} x {crop} pixels"
     return _tabulate(restorer, pictures, crop, what, shards.data_hash, progress)

@@ -129,9 +129,7 @@ def _writable(path: Path, overwrite: bool) -> Generator[None]:
                 "to, so both were left alone. Give that file's own name, or remove the link."
             )
         if path.exists() and not path.is_file():
-            raise OutputExistsError(
-                f"{path} is not a regular file and was left alone. Choose another name."
-            )
+            raise OutputExistsError(f"{path} is not a regular file and was left alone. Choose another name.")
         yield
     except (OSError, ValueError) as error:
         raise InputError(

@@ -25,7 +25,7 @@ def niqe(restored: Tensor) -> float:
     """NIQE: the distance of a picture's statistics from those of sharp photographs; lower is more natural.
 
     The method is Mittal et al.'s, the statistics are pellucid's own (`niqe.safetensors`, made by
-    `benchmarks/fit_niqe.py`), since theirs carry no licence: numbers compare with each other, not with those
+    `benchmarks/fit_niqe.py`), since theirs carry no license: numbers compare with each other, not with those
     of other programs.
 
     Args:
