@@ -90,3 +90,14 @@ def test_what_out_of_memory_looks_like():
     assert compute.is_out_of_memory(MemoryError())
     assert compute.is_out_of_memory(torch.OutOfMemoryError())
     assert not compute.is_out_of_memory(RuntimeError("shapes don't match"))
+
+
+def test_the_peak_is_what_lives_at_once():
+    def run() -> Tensor:
+        x = torch.zeros(1000)  # 4,000 bytes
+        x = x + 1  # both live for a moment
+        return x + 1
+
+    assert compute.peak_bytes(run) == 8000
+    kept: list[Tensor] = []
+    assert compute.peak_bytes(lambda: [kept.append(torch.zeros(1000)) for _ in range(5)]) == 20_000

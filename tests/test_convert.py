@@ -338,7 +338,7 @@ def test_a_flipped_bit_is_found(source):
     content = bytearray(source.read_bytes())
     content[len(content) // 2] ^= 1  # torch.load does not see it
     source.write_bytes(content)
-    with pytest.raises(CheckpointError, match="checksum of its part .* is wrong"):
+    with pytest.raises(CheckpointError, match=r"checksum of its part .* is wrong"):
         read_state_dict(source)
 
 

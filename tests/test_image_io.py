@@ -33,11 +33,13 @@ from pellucid.image import ImageBuffer
 from pellucid.image_io import (
     IMAGE_SUFFIXES,
     Limits,
+    check_writable,
     copy_image,
     decode_image,
     encode_image,
     read_header,
     read_image,
+    write_bytes,
     write_image,
 )
 
@@ -722,7 +724,8 @@ def test_links_and_pipes_are_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match="not a regular file"):
         write_image(IMAGE, tmp_path / "pipe.png", overwrite=True)
     assert (tmp_path / "precious.png").read_bytes() == b"precious"
-    assert sorted(os.listdir(tmp_path)) == ["dangling.png", "link.png", "pipe.png", "precious.png"]
+    names = ["dangling.png", "link.png", "pipe.png", "precious.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -855,3 +858,19 @@ def test_no_file_is_left_open(tmp_path: Path) -> None:
                 read_image(tmp_path / "cut.png")
         after = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
     assert after <= before + 2
+
+
+def test_other_files_are_written_whole_and_never_over_another(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    check_writable(path)
+    assert write_bytes(b"one", path) == path
+    for refused in (lambda: check_writable(path), lambda: write_bytes(b"two", path)):
+        with pytest.raises(OutputExistsError, match="exists already"):
+            refused()
+    assert path.read_bytes() == b"one"
+    check_writable(path, overwrite=True)
+    write_bytes(b"two", path, overwrite=True)
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(InputError, match="no folder"):
+        check_writable(tmp_path / "nowhere" / "table.csv")

@@ -38,7 +38,10 @@ SOURCES = ("clean", "rain_pairs", "depth", *PAIR_ROLES)
 class Bank(Protocol):
     """Where crops come from: pictures in memory (`PictureBank`) or in files (`pellucid.folders`)."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The pictures' paths."""
+        ...
 
     def __len__(self) -> int: ...
 

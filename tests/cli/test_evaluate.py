@@ -101,7 +101,9 @@ def test_a_suite_beside_the_published(run, options, tmp_path):
         add_set(tmp_path, name)
     add_set(tmp_path, "cbsd68", ("clean",))
     page = tmp_path / "report.html"
-    result = run("evaluate", *options, "--data", tmp_path, "--suite", "3task", "--report", page, "--per-image")
+    result = run(
+        "evaluate", *options, "--data", tmp_path, "--suite", "3task", "--report", page, "--per-image"
+    )
     assert result.code == 0
     for words in ("small (ours)", "DaAIR", "32.30/0.981", "SOTS outdoor", "survey:"):
         assert words in result.out

@@ -26,13 +26,13 @@ def test_models_for_machines(run):
 
 def test_scores_that_json_does_not_know_become_null(run, tmp_path, monkeypatch, small_weights):
     checkpoint = Checkpoint.read(small_weights)
-    scores = {"clean": [math.inf, {"noise": math.nan}], "rain": 27.5}
-    replace(checkpoint, provenance={"scores": scores}).write(tmp_path / "small.test.safetensors")
+    scores = {"clean": {"input": math.inf, "gain": math.nan}, "rain": {"gain": 2.5}}
+    replace(checkpoint, provenance={"validation": scores}).write(tmp_path / "small.test.safetensors")
     (tmp_path / "index.json").write_text("{}")
     monkeypatch.setattr(weights, "_FOLDER", tmp_path)
     weights.register(tmp_path / "small.test.safetensors")
     row = json.loads(run("models", "--json").out)["weights"][0]
-    assert row["scores"] == {"clean": [None, {"noise": None}], "rain": 27.5}
+    assert row["validation"] == {"clean": {"input": None, "gain": None}, "rain": {"gain": 2.5}}
 
 
 def test_embedded_weights_are_listed_with_their_facts(run, tmp_path, monkeypatch, small_weights):

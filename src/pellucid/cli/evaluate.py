@@ -39,9 +39,7 @@ def evaluate(
     prompt: Prompt = None,
     measure: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Take this too: psnr_rgb, psnr_y, ssim_rgb, ssim_y, ciede2000, niqe, lpips_alex. Repeatable."
-        ),
+        typer.Option(help="Take this too, for example ciede2000 or niqe (docs/evaluation.md). Repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of noise and resampling.")] = 0,
     limit: Annotated[

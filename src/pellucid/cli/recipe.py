@@ -1,7 +1,7 @@
 """`pellucid recipe list`, `show` and `copy`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ def list_recipes(as_json: AsJson = False) -> None:
     from pellucid.recipe import load_recipe, shipped_recipes
 
     loaded = [load_recipe(name) for name in shipped_recipes()]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": r.name, "model": r.model, "kinds": list(dict.fromkeys(task.kind for task in r.tasks))}
         for r in loaded
     ]
