@@ -99,6 +99,14 @@ def test_pictures_of_one_color_are_near_to_nothing(folders: tuple[Path, Path]) -
     assert perceptual_hash(torch.full((40, 50, 3), 77, dtype=torch.uint8)) is None
 
 
+def test_equal_bytes_of_pixels_in_another_shape_are_no_copy(folders: tuple[Path, Path]) -> None:
+    train, test = folders
+    Image.new("RGB", (96, 64), (9, 9, 9)).save(train / "wide.png")
+    Image.new("RGB", (64, 96), (9, 9, 9)).save(test / "tall.png")
+    photograph(8, (64, 96)).save(train / "also tall.png")
+    assert find_leaks([train], [test]).leaks == ()
+
+
 def test_unlike_pictures_are_far_apart() -> None:
     hashes = [perceptual_hash(torch.from_numpy(np.array(photograph(seed)))) for seed in range(20)]
     signs = torch.stack([signs for signs in hashes if signs is not None])

@@ -144,6 +144,19 @@ def test_missing_versions_are_named_with_the_zeros_of_their_neighbors(tmp_path: 
     assert report.counts["missing"] == 1 + 2178 + 198
 
 
+def test_a_missing_number_is_written_as_its_neighbors_are(tmp_path: Path) -> None:
+    """DFPIR numbers Rain100L's test pictures from 001, PReNet the training pictures from 1."""
+    for folder, rainy, clean in (
+        ("test", "input/rain-001", "target/norain-001"),
+        ("train", "rain-1", "norain-1"),
+    ):
+        write(tmp_path / f"{folder}/{rainy}.png", 1)
+        write(tmp_path / f"{folder}/{clean}.png", 2)
+    missing = [told(only(verify("rain100l", tmp_path / name)), "missing") for name in ("test", "train")]
+    assert missing[0][0].startswith("input/rain-002.png: nothing of id 2 is here: this and the clean partner")
+    assert missing[1][0].startswith("rain-2.png: ") and missing[1][0].endswith(" norain-2.png")
+
+
 def test_a_scene_without_a_picture_is_told(tmp_path: Path) -> None:
     for side, level in (("input", 1), ("target", 2)):
         write(tmp_path / f"{side}/GOPR0384_11_00_000001.png", level, (1280, 720))
@@ -193,6 +206,20 @@ def test_both_splits_are_found_below_a_projects_root(tmp_path: Path) -> None:
     assert [(r.split, r.folder, r.degraded, r.counts["extra"]) for r in found.splits] == [
         ("train", "data/Train/Derain", 1, 0),
         ("test", "test/derain/Rain100L", 1, 0),
+    ]
+
+
+def test_a_split_below_another_one_is_no_fault_of_it(tmp_path: Path) -> None:
+    for place, rainy, clean in (
+        ("", "rain-1", "norain-1"),
+        ("datasets/test/Rain100L/", "rainy/rain-001", "norain-001"),
+    ):
+        write(tmp_path / f"{place}{rainy}.png", 1)
+        write(tmp_path / f"{place}{clean}.png", 2)
+    found = verify("rain100l", tmp_path)
+    assert [(r.split, r.folder, r.counts["extra"]) for r in found.splits] == [
+        ("train", "", 0),
+        ("test", "datasets/test/Rain100L", 0),
     ]
 
 

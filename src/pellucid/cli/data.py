@@ -165,10 +165,9 @@ def _print_split(dataset: str, report: "SplitReport") -> None:
 @contextmanager
 def _bar(title: str) -> Generator[Callable[[int, int], None]]:
     """A progress bar on stderr, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from pellucid.cli._shared import progress_bar
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(title, total=None)
 
         def progress(done: int, total: int) -> None:

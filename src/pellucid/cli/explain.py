@@ -95,13 +95,11 @@ def explain(
 def _tabulated(
     restorer: "TorchRestorer", folder: Path | None, shards: Path | None, limit: int | None, crop: int | None
 ) -> "RoutingTable":
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from pellucid.cli._shared import progress_bar
     from pellucid.explain import explain_folders, explain_shards
     from pellucid.explain.routing import CROP, LIMIT
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("Looking", total=None)
 
         def progress(done: int) -> None:
