@@ -31,7 +31,7 @@ def test_embedded_weights_are_what_the_index_says(name):
 def test_register_find_load(folder):
     file = weights.register(folder / "small.test.safetensors")
     assert weights.names() == ["small.test"]
-    assert (file.name, file.sha256, file.licence) == ("small.test", hash_file(file.path), "Apache-2.0")
+    assert (file.name, file.sha256, file.license) == ("small.test", hash_file(file.path), "Apache-2.0")
     assert file.card == folder / "small.test.md"
     assert load("small.test", device="cpu", precision="float32").name == "small.test"
 

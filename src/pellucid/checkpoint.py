@@ -38,7 +38,7 @@ class Checkpoint:
         model: structure, for example "daair_s"; known to `pellucid.models`.
         config: the structure's configuration as plain values.
         tensors: state dict under pellucid's own names.
-        provenance: where the weights come from (data, licences, steps, seed, commit, scores).
+        provenance: where the weights come from (data, licenses, steps, seed, commit, scores).
     """
 
     model: str

@@ -30,7 +30,7 @@ def models(as_json: AsJson = False) -> None:
                 "structure": checkpoint.model,
                 "parameters": structures.get(checkpoint.model).parameters,
                 "bytes": file.bytes,
-                "licence": file.licence,
+                "license": file.license,
                 "sha256": file.sha256,
                 "validation": checkpoint.provenance.get("validation", {}),
                 "default": name == weights.DEFAULT,
@@ -46,14 +46,14 @@ def models(as_json: AsJson = False) -> None:
     console.print(table)
     console.print()
     table = Table(
-        "weights", "structure", "size", "licence", "SHA-256", "gain, dB PSNR", box=None, pad_edge=False
+        "weights", "structure", "size", "license", "SHA-256", "gain, dB PSNR", box=None, pad_edge=False
     )
     for row in embedded:
         table.add_row(
             row["name"] + (" (default)" if row["default"] else ""),
             row["structure"],
             f"{row['bytes'] / 1e6:.1f} MB",
-            row["licence"],
+            row["license"],
             row["sha256"][:16],
             _gains(row["validation"]),
         )

@@ -32,7 +32,7 @@ class WeightsFile:
         path: where it lies.
         sha256: what its bytes must hash to, in hex; none if nothing is promised about the file.
         bytes: its size, as promised; none if nothing is.
-        licence: SPDX name, or none.
+        license: SPDX name, or none.
         card: the model card, or none.
     """
 
@@ -40,7 +40,7 @@ class WeightsFile:
     path: Path
     sha256: str | None = None
     bytes: int | None = None
-    licence: str | None = None
+    license: str | None = None
     card: Path | None = None
 
 
@@ -49,7 +49,7 @@ class _Row:
     file: str
     sha256: str
     bytes: int
-    licence: str
+    license: str
     card: str | None
 
 
@@ -88,15 +88,15 @@ def find(name_or_path: str | os.PathLike[str]) -> WeightsFile:
             f"The weights {text} should lie at {file}, which is missing. Install pellucid again."
         )
     card = _FOLDER / row.card if row.card else None
-    return WeightsFile(text, file, row.sha256, row.bytes, row.licence, card)
+    return WeightsFile(text, file, row.sha256, row.bytes, row.license, card)
 
 
-def register(path: str | os.PathLike[str], *, licence: str = "Apache-2.0") -> WeightsFile:
+def register(path: str | os.PathLike[str], *, license: str = "Apache-2.0") -> WeightsFile:
     """Enter a file of this folder into `index.json`, under its stem; for whoever commits new weights.
 
     Args:
         path: the file; `<stem>.md` beside it becomes its model card.
-        licence: SPDX name.
+        license: SPDX name.
 
     Raises:
         CheckpointError: the file lies elsewhere.
@@ -111,7 +111,7 @@ def register(path: str | os.PathLike[str], *, licence: str = "Apache-2.0") -> We
         path.name,
         hashlib.sha256(content).hexdigest(),
         len(content),
-        licence,
+        license,
         card.name if card.exists() else None,
     )
     rows = {name: asdict(row) for name, row in sorted(index.items())}
