@@ -92,7 +92,6 @@ def test_a_fault_is_told(key: str, value: Any, said: str) -> None:
         ({"weight": "1"}, "weight is '1'; expected float"),
         ({"weight": float("nan")}, "weight is nan; expected float"),
         ({"source": "clan"}, "There is no source called 'clan'. Did you mean clean?"),
-        ({"source": "depth"}, "the source 'depth' serves the operator 'haze' alone"),
         (
             {"operator": "gausian_noise"},
             "There is no degradation called 'gausian_noise'. Did you mean gaussian_noise",
@@ -107,6 +106,13 @@ def test_a_fault_of_a_task_is_told_with_its_place(change: dict[str, Any], said: 
     told = faults({**GOOD, "tasks": [TASK, {**TASK, **change}]})
     assert len(told) == 1
     assert told[0].startswith(f"tasks.1: {said}")
+
+
+@pytest.mark.parametrize("source", ["depth", "drawn"])
+def test_a_source_without_pairs_needs_an_operator_or_stays_clean(source: str) -> None:
+    bare = {key: value for key, value in TASK.items() if key != "operator"} | {"source": source}
+    assert faults({**GOOD, "tasks": [bare]})[0].startswith(f"tasks.0: the source '{source}' has no degraded")
+    parse_recipe({**GOOD, "tasks": [{**bare, "kind": "clean"}, TASK]}, "mine")
 
 
 def test_what_is_missing_is_told() -> None:

@@ -288,7 +288,7 @@ def test_the_probe_runs_once_per_process_and_weights(small_weights, monkeypatch)
     assert load(small_weights, device="cpu", precision="float32").probe is first
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", models.restoring())
 def test_every_structure_can_be_restored_with(name):
     spec = models.get(name)
     if spec.parameters > 3_000_000:

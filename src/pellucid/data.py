@@ -32,7 +32,7 @@ PAIR_ROLES = {
     "camera_noise_pairs": ("noise-gt", "noise-noisy"),
     "haze_pairs": ("haze-gt", "haze-hazy"),
 }
-SOURCES = ("clean", "rain_pairs", "depth", *PAIR_ROLES)
+SOURCES = ("clean", "rain_pairs", "depth", "drawn", *PAIR_ROLES)
 
 
 class Bank(Protocol):
@@ -434,6 +434,8 @@ class Mixer:
     def pairs(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Degraded and clean (B, 3, H, W) from a task's crops (B, K, H, W), all in [0, 1]."""
         clean, extra = planes[:, :3], planes[:, 3:]
+        if task.kind == "clean":
+            return clean, clean
         if task.operator is None:
             if task.source == "rain_pairs":  # the pair is exactly clip(clean + streaks)
                 return (clean + extra).clamp(max=1), clean
@@ -442,7 +444,7 @@ class Mixer:
         if task.sigma is not None:
             operator = GaussianNoise((task.sigma,), truncate=True)
         params = operator.draw(rng, len(clean))
-        if task.source == "depth":
+        if task.source == "depth" and operator.kind == "haze":
             return operator.apply(clean, params, depth=extra * (255 / DEPTH_STEPS)), clean
         if task.streaks:
             streaks = self.shards.banks["rain_pairs"].crops(len(clean), clean.shape[-1], rng)[:, 3:]

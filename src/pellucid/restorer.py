@@ -439,9 +439,15 @@ def load(
         )
     file = weights.find(name_or_path)
     checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
+    spec = models.get(checkpoint.model)
+    if not spec.restores:
+        raise InputError(
+            f"{file.name} holds a {spec.name}, which restores nothing; expected weights of "
+            f"{', '.join(models.restoring())}. It is asked by: pellucid recognize"
+        )
     return TorchRestorer(
         checkpoint.build(),
-        models.get(checkpoint.model),
+        spec,
         name=file.name,
         weights_sha256=file.sha256 or hash_file(file.path),
         device=device,

@@ -98,6 +98,8 @@ def train(
     """
     # What can be refused is refused before there are several processes, of which one might wait for another.
     spec = models.get(recipe.model)
+    if not spec.restores:
+        raise RecipeError(f"{recipe.model} restores nothing; it is trained by pellucid.train_recognizer.")
     if minutes is not None and not minutes > 0:
         raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already

@@ -19,7 +19,8 @@ def test_models_for_machines(run):
     assert [row["name"] for row in values["structures"]] == models.names()
     assert [row["name"] for row in values["weights"]] == weights.names()
     for row in values["weights"]:
-        assert row["validation"]["noise_25"]["output"] > row["validation"]["noise_25"]["input"]
+        if models.get(row["structure"]).restores:
+            assert row["validation"]["noise_25"]["output"] > row["validation"]["noise_25"]["input"]
         assert len(row["sha256"]) == 64
         assert row["parameters"] == models.get(row["structure"]).parameters
 

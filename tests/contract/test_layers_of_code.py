@@ -9,13 +9,15 @@ SOURCE = Path(__file__).parents[2] / "src" / "pellucid"
 LAYERS = (
     {"errors"},
     {"registry"},  # raises errors
-    {"image", "tiling", "layers", "degradations", "metrics"},
+    {"image", "tiling", "layers", "degradations", "metrics", "drawn"},
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},
+    {"diagnosis", "labels"},  # a recognizer before the restorer, and what it is trained on
     {"restorer", "datasets"},
     {"recipe", "folders"},  # a recipe names the sources and tasks of data, and the data sets
     {"evaluate", "explain", "batch", "export", "convert"},
     {"train"},
+    {"train_recognizer"},  # shares the training's habits
     {"cli", "service", "app"},
 )
 NUMBER = {name: number for number, names in enumerate(LAYERS) for name in names}

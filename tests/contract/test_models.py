@@ -1,4 +1,4 @@
-"""What every model owes, whoever wrote it."""
+"""What every model that restores pictures owes, whoever wrote it."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from pellucid.models import ModelSpec
 SIZES = [(1, 1), (1, 3), (5, 2)]
 
 
-@pytest.fixture(scope="module", params=models.names())
+@pytest.fixture(scope="module", params=models.restoring())
 def spec(request) -> ModelSpec:
     return models.get(request.param)
 

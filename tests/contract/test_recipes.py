@@ -15,8 +15,10 @@ from pellucid import datasets, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Mixer, load_shards
 from pellucid.folders import FolderBank, load_folders
+from pellucid.labels import with_drawn
 from pellucid.recipe import Recipe, load_recipe, shipped_recipes
 from pellucid.train import train
+from pellucid.train_recognizer import train_recognizer
 
 
 @pytest.fixture(params=shipped_recipes())
@@ -97,6 +99,8 @@ def test_its_head_states_command_cost_and_expected_result(recipe: Recipe) -> Non
 def test_every_task_gives_pairs(recipe: Recipe, shards: Path, folders: Path) -> None:
     by_folders = uses_folders(recipe)
     loaded = load_folders(folders, recipe.tasks) if by_folders else load_shards(shards, "train")
+    if not models.get(recipe.model).restores:
+        loaded = with_drawn(loaded, 9)
     mixer = Mixer(loaded, recipe.tasks)
     for task in recipe.tasks:
         rng = torch.Generator().manual_seed(0)
@@ -107,6 +111,8 @@ def test_every_task_gives_pairs(recipe: Recipe, shards: Path, folders: Path) -> 
 
 
 def test_it_takes_a_step(recipe: Recipe, shards: Path, folders: Path, tmp_path: Path, capsys) -> None:
+    if not models.get(recipe.model).restores:
+        pytest.skip("test_a_recognizers_recipe_takes_a_step")
     patch, config = models.get(recipe.model).multiple_of, {**recipe.config, **TINY[recipe.model]}
     short = replace(recipe, steps=1, patch=patch, batch=recipe.lots, config=config)
     data = folders if uses_folders(recipe) else shards
@@ -118,3 +124,17 @@ def test_it_takes_a_step(recipe: Recipe, shards: Path, folders: Path, tmp_path: 
     assert bool(read.provenance["validation"]) == (data == shards)
     read.build()
     assert recipe.name in capsys.readouterr().err
+
+
+def test_a_recognizers_recipe_takes_a_step(shards: Path, tmp_path: Path, monkeypatch) -> None:
+    names = [name for name in shipped_recipes() if not models.get(load_recipe(name).model).restores]
+    assert names
+    monkeypatch.setattr("pellucid.train_recognizer.SETTLING", 1)
+    monkeypatch.setattr("pellucid.train_recognizer.DRAWN", 9)
+    monkeypatch.setattr("pellucid.evaluate.recognition.DRAWN", 9)
+    for name in names:
+        short = replace(load_recipe(name), steps=1, patch=40, batch=8, config={"crop": 32})
+        read = Checkpoint.read(train_recognizer(short, shards, tmp_path / name, device="cpu"))
+        assert read.provenance["recipe"]["name"] == name
+        assert read.provenance["recognition"]["n"] > 0
+        assert len(read.config["slopes"]) == len(read.config["kinds"]) + 1

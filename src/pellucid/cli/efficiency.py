@@ -34,7 +34,7 @@ def efficiency(
     from pellucid.evaluate.efficiency import SIZES, Efficiency, measure_efficiency
 
     rows: list[Efficiency] = []
-    for name in model or models.names():
+    for name in model or models.restoring():
         say(f"{name} ...")
         rows.append(measure_efficiency(name, size or SIZES, runs=runs, device=device, precision=precision))
     if as_json:

@@ -18,7 +18,7 @@ def models(as_json: AsJson = False) -> None:
     rows: list[dict[str, Any]] = []
     for name in structures.names():
         spec = structures.get(name)
-        kind = "guided" if spec.guided else "blind"
+        kind = ("guided" if spec.guided else "blind") if spec.restores else "recognizes"
         rows.append({"name": name, "parameters": spec.parameters, "kind": kind, "paper": spec.paper})
     embedded: list[dict[str, Any]] = []
     for name in weights.names():

@@ -53,17 +53,37 @@ def train(
         int, typer.Option(min=1, help="Pictures per kind in validations while training.")
     ] = 4,
 ) -> None:
-    """Train a network by a recipe, with averaged weights, validation per kind, and exact resuming."""
+    """Train a network by a recipe, with averaged weights, validation per kind, and exact resuming.
+
+    A recognizer is trained in one process, and calibrated at the end.
+    """
     from dataclasses import replace
 
+    from pellucid import models
     from pellucid.recipe import load_recipe
     from pellucid.train import train as run_training
+    from pellucid.train_recognizer import train_recognizer
 
     loaded = load_recipe(recipe)
     if steps is not None:
         loaded = replace(loaded, steps=steps)
     if test:
         _check_leaks({task.source for task in loaded.tasks}, data, test, allow_leak)
+    if not models.get(loaded.model).restores:
+        weights = train_recognizer(
+            loaded,
+            data,
+            run or Path("runs") / loaded.name,
+            minutes=minutes,
+            resume=resume,
+            start_from=start_from,
+            validate_every=validate_every,
+            save_every=save_every,
+            validation_limit=validation_limit,
+            device=device,
+        )
+        typer.echo(f"weights: {weights}")
+        return
     weights = run_training(
         loaded,
         data,

@@ -110,6 +110,11 @@ def measure_efficiency(
         checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
         spec = models.get(checkpoint.model)
         config, name = spec.config_from(checkpoint.config), file.name
+    if not spec.restores:
+        raise InputError(
+            f"{name} restores nothing, and looks at a few crops whatever the size; expected a network that "
+            f"restores, {', '.join(models.restoring())}. Its time is in docs/models/recognizer.md."
+        )
     if runs < 0:
         raise InputError(f"The number of runs is {runs}; expected 0 or more.")
     for size in sizes:

@@ -1,4 +1,7 @@
-"""The networks. `models.get("daair_s")` gives a structure's `ModelSpec`, `models.names()` lists them."""
+"""The networks. `models.get("daair_s")` gives a structure's `ModelSpec`, `models.names()` lists them.
+
+`models.restoring()` lists those that restore pictures: all but the recognizer.
+"""
 
 from pellucid.models._spec import ModelSpec
 from pellucid.registry import Registry
@@ -7,4 +10,10 @@ _registry: Registry[ModelSpec] = Registry("pellucid.models", "SPECS", "model")
 get = _registry.get
 names = _registry.names
 
-__all__ = ["ModelSpec", "get", "names"]
+
+def restoring() -> list[str]:
+    """Names of the structures that give a picture, sorted."""
+    return [name for name in names() if get(name).restores]
+
+
+__all__ = ["ModelSpec", "get", "names", "restoring"]

@@ -24,6 +24,7 @@ class ModelSpec:
         guided: the network is called as `network(x, prompt)` with `prompt (B,)` integer; else `network(x)`.
         multiple_of: height and width must be multiples of this.
         parameters: the count that `build(config)` must have (buffers not counted).
+        restores: the network gives a picture; false for one that answers about it, such as the recognizer.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelSpec:
     guided: bool
     multiple_of: int
     parameters: int
+    restores: bool = True
 
     def config_from(self, values: dict[str, Any]) -> Any:
         """A config of this structure from plain values, as a checkpoint's header holds them.

@@ -1,0 +1,217 @@
+"""What is wrong with a picture, as a recognizer sees it.
+
+It stands before guided networks, which must be told; it fills a report; and it finds the pictures that are
+better left alone. Where it is not sure, it says so.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pellucid import models, weights
+from pellucid.arrays import image_from_array, image_from_tensor
+from pellucid.checkpoint import Checkpoint, hash_file
+from pellucid.errors import CheckpointError
+from pellucid.image import ImageBuffer
+from pellucid.image_io import read_image
+from pellucid.models.recognizer import SCALES, Answers
+
+DEFAULT = "recognizer"
+LEAST_SIDE = 32  # pixels; smaller pictures show too little
+PRESENT = 0.5  # probability from which a kind counts as present
+# Between these a kind is left open. A picture with nothing present and a kind left open is neither good nor
+# bad.
+OPEN = (0.3, 0.7)
+NOTHING_WRONG = 0.7  # probability from which a picture is left alone
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a picture shows; plain values, ready for JSON through `to_dict`.
+
+    Attributes:
+        verdict: "degraded"; "nothing wrong" (surely); "unknown": a picture unlike those of training, too
+            small, or one about which the probabilities leave it open.
+        present: the kinds that are there, the most probable first.
+        probabilities: of each kind, calibrated.
+        nothing_wrong: probability that none is there, calibrated.
+        strengths: of the kinds that are present, in the units of `pellucid.models.recognizer.SCALES`.
+        novelty: how far the picture is from those of training; about 1 for such ones.
+        familiar: whether novelty and size are such that the rest may be relied on.
+        recognizer: name of the weights.
+        seconds: that it took.
+    """
+
+    verdict: str
+    present: tuple[str, ...]
+    probabilities: dict[str, float]
+    nothing_wrong: float
+    strengths: dict[str, float]
+    novelty: float
+    familiar: bool
+    recognizer: str
+    seconds: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether there is a verdict, and no kind is left open."""
+        low, high = OPEN
+        return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"present": list(self.present), "sure": self.sure}
+
+    def prompt(self, prompts: Sequence[str]) -> str | None:
+        """The prompt for what is most probably there, of those that a guided network knows; none if it knows
+        none.
+
+        Noise is told by its level where the network's prompts have levels ("noise_25"): the nearest.
+        """
+        for kind in sorted(self.probabilities, key=lambda k: -self.probabilities[k]):
+            if kind in prompts:
+                return kind
+            levels = [p for p in prompts if p.startswith(f"{kind}_") and p.rsplit("_", 1)[1].isdigit()]
+            if levels:
+                strength = self.strengths.get(kind, SCALES[kind].least)
+                return min(levels, key=lambda p: abs(float(p.rsplit("_", 1)[1]) - strength))
+        return None
+
+    def __str__(self) -> str:
+        if self.verdict != "degraded":
+            return self.verdict
+        return ", ".join(f"{kind} ({describe_strength(kind, self.strengths[kind])})" for kind in self.present)
+
+
+def describe_strength(kind: str, strength: float) -> str:
+    """A strength in words, as in "sigma 24.8"."""
+    number = f"{strength:.{SCALES[kind].decimals}f}"
+    return {
+        "noise": f"sigma {number}",
+        "rain": f"{number} gray levels of light",
+        "haze": f"{strength:.0%} of the light lost",
+        "blur": f"radius {number} px",
+        "low_light": f"{number} stops too dark",
+        "jpeg": f"quality {number}",
+    }[kind]
+
+
+class Recognizer:
+    """A recognizing network, ready for pictures of any size. It runs in float32, on a few crops of each
+    picture.
+
+    >>> import torch
+    >>> Recognizer.load()(torch.full((3, 20, 20), 0.5)).verdict  # too small to tell
+    'unknown'
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str = DEFAULT,
+        weights_sha256: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.name, self.weights_sha256, self.device = name, weights_sha256, torch.device(device)
+        self.config: Any = network.config
+
+    @classmethod
+    def load(
+        cls, name_or_path: str | os.PathLike[str] = DEFAULT, *, device: torch.device | str = "cpu"
+    ) -> "Recognizer":
+        """A recognizer by the name of its weights, or from a checkpoint file.
+
+        Raises:
+            UnknownNameError: no such weights.
+            CheckpointError: a file that can't be used, or of a network that restores pictures.
+        """
+        file = weights.find(name_or_path)
+        checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
+        if models.get(checkpoint.model).restores:
+            raise CheckpointError(
+                f"{file.name} holds a {checkpoint.model}, which restores pictures; expected a recognizer. "
+                f"Take {DEFAULT}."
+            )
+        sha256 = file.sha256 or hash_file(file.path)
+        return cls(checkpoint.build(), name=file.name, weights_sha256=sha256, device=device)
+
+    def __call__(self, picture: str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor) -> Diagnosis:
+        """What one picture shows.
+
+        Args:
+            picture: as a restorer takes it: a path, an `ImageBuffer`, an array (H, W), (H, W, 3) or (H, W,
+                4), or a tensor (3, H, W), floating point in [0, 1].
+
+        Raises:
+            InputError: a picture that can't be used.
+        """
+        pixels = _pixels(picture)
+        start = time.perf_counter()
+        answers = self.ask(pixels[None])
+        large_enough = min(pixels.shape[-2:]) >= LEAST_SIDE
+        diagnosis = conclude(answers, self.config, name=self.name, large_enough=large_enough)
+        return replace(diagnosis, seconds=time.perf_counter() - start)
+
+    @torch.inference_mode()
+    def ask(self, pixels: Tensor) -> Answers:
+        """The network's own answers about (1, 3, H, W) in [0, 1], on the CPU."""
+        return Answers(*(t.float().cpu() for t in self.network(pixels.to(self.device))))
+
+
+def calibrate(logits: Tensor, config: Any) -> Tensor:
+    """Probabilities from logits (..., K + 1), by the configuration's slopes and offsets (Platt, 1999)."""
+    if not config.slopes:
+        return logits.sigmoid()
+    return (logits * torch.tensor(config.slopes) + torch.tensor(config.offsets)).sigmoid()
+
+
+def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough: bool = True) -> Diagnosis:
+    """The diagnosis that the answers about one picture amount to."""
+    *chances, nothing_wrong = (round(p, 4) for p in calibrate(answers.logits[0], config).tolist())
+    kinds: tuple[str, ...] = config.kinds
+    probabilities = dict(zip(kinds, chances, strict=True))
+    novelty = float(answers.novelty[0])
+    familiar = large_enough and novelty <= config.familiar
+    ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+    present = [kind for kind in ranked if probabilities[kind] >= PRESENT]
+    told = dict(zip(kinds, answers.strengths[0].tolist(), strict=True))
+    if not familiar:
+        verdict, present = "unknown", []
+    elif present:
+        verdict = "degraded"
+    elif nothing_wrong >= NOTHING_WRONG and max(chances) <= OPEN[0]:
+        verdict = "nothing wrong"
+    else:
+        verdict = "unknown"
+    strengths = {kind: round(SCALES[kind].decode(told[kind]), 3) for kind in present}
+    return Diagnosis(
+        verdict,
+        tuple(present),
+        probabilities,
+        nothing_wrong,
+        strengths,
+        round(novelty, 3),
+        familiar,
+        name,
+        0.0,
+    )
+
+
+def _pixels(picture: str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor) -> Tensor:
+    """(3, H, W) in [0, 1] on the CPU."""
+    if isinstance(picture, ImageBuffer):
+        return picture.pixels
+    if isinstance(picture, np.ndarray):
+        return image_from_array(picture).pixels
+    if isinstance(picture, Tensor):
+        return image_from_tensor(picture).pixels
+    return read_image(picture).pixels

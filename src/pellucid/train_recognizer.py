@@ -1,0 +1,285 @@
+"""The recognizer's training: as `pellucid.train`, with labels in place of clean pictures, in one process.
+
+A run lives in one folder, with the same files: `state.safetensors` (what a resumed run needs, replaced by
+    renaming),
+`weights.safetensors` (the averaged weights in float16) and `log.jsonl`. By `steps` on a CPU, a run that was
+cut off and resumed ends with the same bits.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pellucid import __version__, models
+from pellucid.checkpoint import Checkpoint
+from pellucid.data import Shards, load_shards
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.evaluate.recognition import calibrate_checkpoint, judge, validation_shards
+from pellucid.labels import LabelledPictures, with_drawn
+from pellucid.models.recognizer import MOMENTUM, reduced
+from pellucid.recipe import Recipe
+from pellucid.train import Progress
+
+LOG_EVERY = 20  # steps
+DRAWN = 180  # pictures that are no photographs
+STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
+SETTLING = 80  # batches, for the statistics of the averaged weights
+BETA = 0.1  # of the smooth L1 on encoded strengths: below, the error counts squared
+
+
+def train_recognizer(
+    recipe: Recipe,
+    data: str | Path,
+    run_folder: str | Path,
+    *,
+    minutes: float | None = None,
+    resume: bool = False,
+    start_from: str | Path | None = None,
+    validate_every: float = 15.0,
+    save_every: float = 3.0,
+    validation_limit: int = 4,
+    device: str = "auto",
+) -> Path:
+    """Train a recognizer by a recipe, calibrate it, and give the path of its averaged weights.
+
+    At the end its probabilities are calibrated on the even validation pictures and measured on the odd ones
+    (`pellucid.evaluate.recognition`); both go into the checkpoint's provenance.
+
+    Args:
+        recipe: what to train, on which mix.
+        data: shard folder with its `manifest.json`.
+        run_folder: made if missing; an existing run is only continued with `resume`.
+        minutes: wall-clock budget of the whole run, resumed parts counted, in place of the recipe's `steps`.
+        resume: go on from the folder's last saved state.
+        start_from: checkpoint whose weights a new run starts with.
+        validate_every, save_every: minutes.
+        validation_limit: pictures per row while training; the end takes all.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        OutputExistsError: the folder holds a run and `resume` is false.
+        CheckpointError: `start_from` or the saved state can't be used.
+        InputError: there is no such device, or no time.
+        RecipeError: the model restores pictures, the folder holds another recipe's run, the data don't serve
+            the recipe, or the weights are not finite anymore.
+    """
+    spec = models.get(recipe.model)
+    if spec.restores:
+        raise RecipeError(
+            f"The recipe trains {recipe.model}, which restores pictures; expected a recognizer."
+        )
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
+    place = _device(device)
+    run_folder = Path(run_folder)
+    state_file, weights_file = run_folder / "state.safetensors", run_folder / "weights.safetensors"
+    if state_file.exists() and not resume:
+        raise OutputExistsError(
+            f"{run_folder} already holds a run. Go on with it by --resume, or name another folder with --run."
+        )
+    training = with_drawn(load_shards(data, "train"), DRAWN, recipe.seed)
+    held_out = load_shards(data, "val")
+    validation = validation_shards(held_out)
+    pictures = LabelledPictures(training, recipe.tasks, recipe.patch)
+    torch.manual_seed(recipe.seed)
+    config = spec.config_from({**asdict(spec.config), **recipe.config})
+    network: Any = spec.build(config)
+    if start_from and not resume:
+        network.load_state_dict(Checkpoint.read(start_from).build().state_dict())
+    network.to(place)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
+    )
+    average_function: Any = get_ema_multi_avg_fn(recipe.ema_decay)
+    average = AveragedModel(network, multi_avg_fn=average_function)
+    progress = Progress()
+    if resume and state_file.exists():
+        progress = _load_state(state_file, recipe, network, average, optimizer)
+    run_folder.mkdir(parents=True, exist_ok=True)
+
+    def keep() -> None:
+        if not all(bool(p.isfinite().all()) for p in network.parameters()):
+            raise RecipeError(
+                f"The weights became infinite or NaN before step {progress.step}. Lower the learning rate, "
+                "and go on from the last saved state with --resume."
+            )
+        _save_state(state_file, recipe, network, average, optimizer, progress)
+        provenance = _provenance(recipe, progress, training, validation, str(place))
+        Checkpoint.from_network(recipe.model, average.module, provenance).write(
+            weights_file, dtype=torch.float16
+        )
+
+    def log(**values: Any) -> None:
+        with (run_folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": progress.step, "seconds": progress.seconds, **values}) + "\n")
+
+    _say(
+        f"{recipe.name}: {sum(p.numel() for p in network.parameters()):,} parameters on {place}, "
+        f"{torch.get_num_threads()} threads; from step {progress.step}"
+    )
+    last = time.monotonic()
+    next_save, next_look = (progress.seconds + 60 * m for m in (save_every, validate_every))
+    recent: list[Tensor] = []
+    while (done := progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(recipe, progress.step, done)
+        rng = torch.Generator().manual_seed((recipe.seed * 1_000_003 + progress.step) % 2**63)
+        x, presence, strengths = (t.to(place) for t in pictures.draw(recipe.batch, rng))
+        loss = _loss(network, x, presence, strengths, rng)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        if recipe.clip_norm:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+        optimizer.step()
+        average.update_parameters(network)
+        recent.append(loss.detach())
+        progress.step += 1
+        progress.samples += recipe.batch
+        now = time.monotonic()
+        progress.seconds, last = progress.seconds + now - last, now
+        if progress.step % LOG_EVERY == 0:
+            entropy, error = torch.stack(recent).mean(0).tolist()
+            recent.clear()
+            log(presence_loss=entropy, strength_loss=error)
+            _say(f"step {progress.step} · {done:.0%} · presence {entropy:.4f} · strength {error:.4f}")
+        if progress.seconds >= next_look:
+            progress.scores = judge(average.module, validation, validation_limit)
+            log(validation=progress.scores)
+            _say(json.dumps(progress.scores))
+            next_look, last = progress.seconds + 60 * validate_every, time.monotonic()
+        if progress.seconds >= next_save:
+            keep()
+            next_save = progress.seconds + 60 * save_every
+    _settle(average.module, pictures, recipe, place)
+    keep()  # before the long look, so that a kill meanwhile costs no training
+    calibrated = calibrate_checkpoint(Checkpoint.read(weights_file), held_out)  # as rounded to float16
+    calibrated.write(weights_file, dtype=torch.float16)
+    log(validation=calibrated.provenance["recognition"])
+    _say(json.dumps(calibrated.provenance["recognition"]["macro_f1"]))
+    return weights_file
+
+
+def _loss(network: Any, x: Tensor, presence: Tensor, strengths: Tensor, rng: torch.Generator) -> Tensor:
+    """(2,): cross entropy of presence, and the error of strengths, each over what has a label.
+
+    The network sees one crop of each picture, at a place of JPEG's grid that all of the batch share.
+    """
+    side = network.config.crop
+    room = max(0, x.shape[-1] - side) // 8 + 1
+    top, left = (8 * int(torch.randint(room, (), generator=rng)) for _ in range(2))
+    crops = x[:, None, :, top : top + side, left : left + side]
+    answers = network.answer(crops, reduced(x, network.config.view))
+    known, told = ~presence.isnan(), ~strengths.isnan()
+    entropy = F.binary_cross_entropy_with_logits(answers.logits, presence.nan_to_num(), reduction="none")
+    error = F.smooth_l1_loss(answers.strengths, strengths.nan_to_num(), beta=BETA, reduction="none")
+    parts = ((entropy * known).sum() / known.sum(), (error * told).sum() / told.sum().clamp_min(1))
+    return torch.stack((parts[0], STRENGTH_WEIGHT * parts[1]))
+
+
+@torch.no_grad()
+def _settle(network: Any, pictures: LabelledPictures, recipe: Recipe, place: torch.device) -> None:
+    """Take batch normalization's statistics anew for the averaged weights, which no step has run with."""
+    layers = [m for m in network.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # type: ignore[assignment]  # the mean over all batches
+    network.train()
+    for i in range(SETTLING):
+        rng = torch.Generator().manual_seed((recipe.seed * 1_000_003 + 10**9 + i) % 2**63)
+        x, presence, strengths = (t.to(place) for t in pictures.draw(recipe.batch, rng))
+        _loss(network, x, presence, strengths, rng)
+    for layer in layers:
+        layer.momentum = MOMENTUM
+    network.eval()
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"There is no device {name!r} to train on. Choose auto, cpu or (with a GPU) cuda.")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
+    """Linear warm-up by steps, times a cosine over the run."""
+    low, high = recipe.final_learning_rate, recipe.learning_rate
+    return (low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))) * min(
+        1.0, (step + 1) / max(recipe.warmup_steps, 1)
+    )
+
+
+def _provenance(
+    recipe: Recipe, progress: Progress, training: Shards, validation: Shards, device: str
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.to_dict(),
+        "steps": progress.step,
+        "samples": progress.samples,
+        "hours": round(progress.seconds / 3600, 3),
+        "seed": recipe.seed,
+        "training_data_sha256": training.data_hash,
+        "validation_data_sha256": validation.data_hash,
+        "pellucid": __version__,
+        "torch": torch.__version__,
+        "device": device,
+    }
+
+
+def _save_state(
+    file: Path, recipe: Recipe, network: Any, average: AveragedModel, optimizer: Any, progress: Progress
+) -> None:
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+    header = {"recipe": recipe.name, "model": recipe.model, "progress": vars(progress)}
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    save_file(
+        {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
+        temporary,
+        {"run": json.dumps(header)},
+    )
+    temporary.replace(file)
+
+
+def _load_state(file: Path, recipe: Recipe, network: Any, average: AveragedModel, optimizer: Any) -> Progress:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads(opened.metadata()["run"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} is not the saved state of a run ({error}). Name another folder with --run."
+        ) from error
+    if (header["recipe"], header["model"]) != (recipe.name, recipe.model):
+        raise RecipeError(
+            f"{file.parent} holds a run of {header['recipe']} ({header['model']}), not of {recipe.name} "
+            f"({recipe.model}). Name another folder with --run."
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    network.load_state_dict(part("network."))
+    average.load_state_dict(part("average."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, slot = name.split(".", 1)
+        state.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**header["progress"])
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
