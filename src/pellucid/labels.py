@@ -6,7 +6,7 @@ follow from the degradations' own parameters (`SCALES` of `pellucid.models.recog
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -326,8 +326,9 @@ def validation_pictures(shards: Shards, limit: int | None = None) -> Iterator[tu
 
 
 def _papers_noise(planes: Tensor, sigma: float, rng: torch.Generator) -> Labelled:
-    operator, truth = GaussianNoise((sigma,), truncate=True), Truth()
-    return Labelled(_apply(operator, operator.draw(rng, 1), planes[:, :3], truth, None, None)[0], truth)
+    operator, truth = GaussianNoise(), Truth()
+    params = replace(operator.draw(rng, 1), sigma=(sigma,), truncate=(True,))
+    return Labelled(_apply(operator, params, planes[:, :3], truth, None, None)[0], truth)
 
 
 def _as_it_is(task: Task, planes: Tensor) -> Labelled:

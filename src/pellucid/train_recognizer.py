@@ -6,11 +6,13 @@ A run lives in one folder, with the same files: `state.safetensors` (what a resu
 cut off and resumed ends with the same bits.
 """
 
+import itertools
 import json
 import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 
 from pellucid import __version__, models
 from pellucid.checkpoint import Checkpoint
@@ -28,7 +31,7 @@ from pellucid.data import Shards, load_shards
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
 from pellucid.evaluate.recognition import calibrate_checkpoint, judge, validation_shards
 from pellucid.labels import LabelledPictures, with_drawn
-from pellucid.models.recognizer import MOMENTUM, reduced
+from pellucid.models.recognizer import MOMENTUM, Answers, reduced
 from pellucid.recipe import Recipe
 from pellucid.train import Progress
 
@@ -36,6 +39,11 @@ LOG_EVERY = 20  # steps
 DRAWN = 180  # pictures that are no photographs
 STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
 SETTLING = 80  # batches, for the statistics of the averaged weights
+FITTING = 800  # batches, to fit the head to
+FINISHING = 10**9  # number of their first, beyond all steps
+EPOCHS = 40  # of the head's fit
+HEAD_RATE, HEAD_DECAY, HEAD_BATCH = 1e-3, 0.05, 256
+HEAD_NOISE = 0.1  # added to features, in units of their spread: they are few
 BETA = 0.1  # of the smooth L1 on encoded strengths: below, the error counts squared
 
 
@@ -51,6 +59,7 @@ def train_recognizer(
     save_every: float = 3.0,
     validation_limit: int = 4,
     device: str = "auto",
+    processes: int = 1,
 ) -> Path:
     """Train a recognizer by a recipe, calibrate it, and give the path of its averaged weights.
 
@@ -67,6 +76,8 @@ def train_recognizer(
         validate_every, save_every: minutes.
         validation_limit: pictures per row while training; the end takes all.
         device: "auto", "cpu" or "cuda".
+        processes: of these one trains and the others draw pictures, each with one thread. The pictures are
+            the same whatever their number.
 
     Raises:
         OutputExistsError: the folder holds a run and `resume` is false.
@@ -92,7 +103,7 @@ def train_recognizer(
     training = with_drawn(load_shards(data, "train"), DRAWN, recipe.seed)
     held_out = load_shards(data, "val")
     validation = validation_shards(held_out)
-    pictures = LabelledPictures(training, recipe.tasks, recipe.patch)
+    drawn = _Drawn(LabelledPictures(training, recipe.tasks, recipe.patch), recipe)
     torch.manual_seed(recipe.seed)
     config = spec.config_from({**asdict(spec.config), **recipe.config})
     network: Any = spec.build(config)
@@ -116,6 +127,9 @@ def train_recognizer(
                 "and go on from the last saved state with --resume."
             )
         _save_state(state_file, recipe, network, average, optimizer, progress)
+        publish()
+
+    def publish() -> None:
         provenance = _provenance(recipe, progress, training, validation, str(place))
         Checkpoint.from_network(recipe.model, average.module, provenance).write(
             weights_file, dtype=torch.float16
@@ -132,12 +146,14 @@ def train_recognizer(
     last = time.monotonic()
     next_save, next_look = (progress.seconds + 60 * m for m in (save_every, validate_every))
     recent: list[Tensor] = []
-    while (done := progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps) < 1:
+    for x, presence, strengths in _loader(drawn, itertools.count(progress.step), processes - 1):
+        done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
+        if done >= 1:
+            break
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(recipe, progress.step, done)
-        rng = torch.Generator().manual_seed((recipe.seed * 1_000_003 + progress.step) % 2**63)
-        x, presence, strengths = (t.to(place) for t in pictures.draw(recipe.batch, rng))
-        loss = _loss(network, x, presence, strengths, rng)
+        rng = torch.Generator().manual_seed(progress.step)
+        loss = _loss(network, x.to(place), presence.to(place), strengths.to(place), rng)
         optimizer.zero_grad()
         loss.sum().backward()
         if recipe.clip_norm:
@@ -162,8 +178,9 @@ def train_recognizer(
         if progress.seconds >= next_save:
             keep()
             next_save = progress.seconds + 60 * save_every
-    _settle(average.module, pictures, recipe, place)
-    keep()  # before the long look, so that a kill meanwhile costs no training
+    keep()  # before what comes last, so that a kill meanwhile costs no training
+    _finish(average.module, drawn, place, processes - 1 and processes)
+    publish()
     calibrated = calibrate_checkpoint(Checkpoint.read(weights_file), held_out)  # as rounded to float16
     calibrated.write(weights_file, dtype=torch.float16)
     log(validation=calibrated.provenance["recognition"])
@@ -171,16 +188,40 @@ def train_recognizer(
     return weights_file
 
 
-def _loss(network: Any, x: Tensor, presence: Tensor, strengths: Tensor, rng: torch.Generator) -> Tensor:
-    """(2,): cross entropy of presence, and the error of strengths, each over what has a label.
+class _Drawn(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """The batch of each step, a function of the recipe's seed and the step's number."""
 
-    The network sees one crop of each picture, at a place of JPEG's grid that all of the batch share.
-    """
+    def __init__(self, pictures: LabelledPictures, recipe: Recipe) -> None:
+        self.pictures, self.recipe = pictures, recipe
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + step) % 2**63)
+        return self.pictures.draw(self.recipe.batch, rng)
+
+
+def _loader(batches: Dataset[tuple[Tensor, Tensor, Tensor]], indices: Iterable[int], workers: int) -> Any:
+    """The batches of some indices, made by other processes if there are any."""
+    order: Any = indices
+    return DataLoader(batches, batch_size=None, sampler=order, num_workers=workers)
+
+
+def _loss(network: Any, x: Tensor, presence: Tensor, strengths: Tensor, rng: torch.Generator) -> Tensor:
+    """(2,): cross entropy of presence, and the error of strengths, each over what has a label."""
+    return _error(network.conclude(_features(network, x, 1, rng)), presence, strengths)
+
+
+def _features(network: Any, x: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """(B, F) from `count` crops of each picture, at places of JPEG's grid that all of the batch share."""
     side = network.config.crop
     room = max(0, x.shape[-1] - side) // 8 + 1
-    top, left = (8 * int(torch.randint(room, (), generator=rng)) for _ in range(2))
-    crops = x[:, None, :, top : top + side, left : left + side]
-    answers = network.answer(crops, reduced(x, network.config.view))
+    crops: list[Tensor] = []
+    for _ in range(count):
+        top, left = (8 * int(torch.randint(room, (), generator=rng)) for _ in range(2))
+        crops.append(x[:, :, top : top + side, left : left + side])
+    return network.features(torch.stack(crops, dim=1), reduced(x, network.config.view))
+
+
+def _error(answers: Answers, presence: Tensor, strengths: Tensor) -> Tensor:
     known, told = ~presence.isnan(), ~strengths.isnan()
     entropy = F.binary_cross_entropy_with_logits(answers.logits, presence.nan_to_num(), reduction="none")
     error = F.smooth_l1_loss(answers.strengths, strengths.nan_to_num(), beta=BETA, reduction="none")
@@ -188,21 +229,72 @@ def _loss(network: Any, x: Tensor, presence: Tensor, strengths: Tensor, rng: tor
     return torch.stack((parts[0], STRENGTH_WEIGHT * parts[1]))
 
 
-@torch.no_grad()
-def _settle(network: Any, pictures: LabelledPictures, recipe: Recipe, place: torch.device) -> None:
+def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int) -> None:
+    """Settle batch normalization for the averaged weights, then fit the head alone to many pictures.
+
+    The head costs next to nothing, while features cost a picture and a pass each: so they are computed once,
+        and the head
+    sees them in many epochs.
+    """
+    _settle(network, drawn, place)
+    network.requires_grad_(False).eval()
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for part in _loader(_Described(drawn, network.cpu()), range(FITTING), workers):
+        found.append(part)
+        if len(found) % LOG_EVERY == 0:
+            _say(f"features of {len(found)} of {FITTING} batches")
+    network.to(place).requires_grad_(True)
+    features, presence, strengths = (torch.cat(column).to(place) for column in zip(*found, strict=True))
+    network.norm.running_mean.copy_(features.mean(0))
+    network.norm.running_var.copy_(features.var(0))
+    _fit_head(network, features, presence, strengths, drawn.recipe.seed)
+
+
+def _settle(network: Any, drawn: _Drawn, place: torch.device) -> None:
     """Take batch normalization's statistics anew for the averaged weights, which no step has run with."""
-    layers = [m for m in network.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # type: ignore[assignment]  # the mean over all batches
     network.train()
-    for i in range(SETTLING):
-        rng = torch.Generator().manual_seed((recipe.seed * 1_000_003 + 10**9 + i) % 2**63)
-        x, presence, strengths = (t.to(place) for t in pictures.draw(recipe.batch, rng))
-        _loss(network, x, presence, strengths, rng)
+    with torch.no_grad():
+        for i in range(SETTLING):
+            step = FINISHING + FITTING + i
+            _features(network, drawn[step][0].to(place), 1, torch.Generator().manual_seed(step))
     for layer in layers:
         layer.momentum = MOMENTUM
-    network.eval()
+
+
+class _Described(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batches of features in place of pictures."""
+
+    def __init__(self, drawn: _Drawn, network: Any) -> None:
+        self.drawn, self.network = drawn, network
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        x, presence, strengths = self.drawn[FINISHING + index]
+        with torch.no_grad():
+            features = _features(self.network, x, 2, torch.Generator().manual_seed(index))
+        return features, presence, strengths
+
+
+def _fit_head(network: Any, features: Tensor, presence: Tensor, strengths: Tensor, seed: int) -> None:
+    """Train what comes after the features; all of them are at hand."""
+    head = [network.first, network.second, network.presence, network.strength]
+    parameters = [p for layer in head for p in layer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=HEAD_DECAY)
+    rng = torch.Generator().manual_seed(seed)
+    spread = network.norm.running_var.sqrt()
+    network.eval()  # the statistics of the features stay
+    for epoch in range(EPOCHS):
+        for group in optimizer.param_groups:
+            group["lr"] = HEAD_RATE * 0.5 * (1 + math.cos(math.pi * epoch / EPOCHS))
+        for chosen in torch.randperm(len(features), generator=rng).split(HEAD_BATCH):
+            noise = torch.randn(features[chosen].shape, generator=rng).to(features)
+            answers = network.conclude(features[chosen] + HEAD_NOISE * spread * noise)
+            optimizer.zero_grad()
+            _error(answers, presence[chosen], strengths[chosen]).sum().backward()
+            optimizer.step()
 
 
 def _device(name: str) -> torch.device:

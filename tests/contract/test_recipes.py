@@ -129,8 +129,8 @@ def test_it_takes_a_step(recipe: Recipe, shards: Path, folders: Path, tmp_path: 
 def test_a_recognizers_recipe_takes_a_step(shards: Path, tmp_path: Path, monkeypatch) -> None:
     names = [name for name in shipped_recipes() if not models.get(load_recipe(name).model).restores]
     assert names
-    monkeypatch.setattr("pellucid.train_recognizer.SETTLING", 1)
-    monkeypatch.setattr("pellucid.train_recognizer.DRAWN", 9)
+    for name, few in {"SETTLING": 1, "FITTING": 2, "EPOCHS": 1, "DRAWN": 9}.items():
+        monkeypatch.setattr(f"pellucid.train_recognizer.{name}", few)
     monkeypatch.setattr("pellucid.evaluate.recognition.DRAWN", 9)
     for name in names:
         short = replace(load_recipe(name), steps=1, patch=40, batch=8, config={"crop": 32})

@@ -48,32 +48,56 @@ def recognize(
 
 
 def _recognize(recognizer: "Recognizer", inputs: list[Path], *, as_json: bool) -> None:
-    from pellucid.cli._jobs import plan_jobs
     from pellucid.cli._progress import print_failures
     from pellucid.cli._shared import print_json
     from pellucid.errors import PellucidError
     from pellucid.image_io import IMAGE_SUFFIXES, read_image
 
-    plan = plan_jobs(inputs, Path("recognized"), IMAGE_SUFFIXES, as_folder=True)  # nothing is written
-    failures = list(plan.unreadable)
-    for job in plan.jobs:
+    single = len(inputs) == 1 and not inputs[0].is_dir()
+    failures: list[tuple[Path, str]] = []
+    for path in _pictures(inputs, IMAGE_SUFFIXES):
         try:
-            diagnosis = recognizer(read_image(job.source))
+            diagnosis = recognizer(read_image(path))
         except PellucidError as error:
             if as_json:
                 problem = {"type": type(error).__name__, "message": str(error)}
-                print_json({"input": str(job.source), "ok": False, "error": problem})
-            if plan.single:
+                print_json({"input": str(path), "ok": False, "error": problem})
+            if single:
                 raise
-            failures.append((job.source, str(error)))
+            failures.append((path, str(error)))
             continue
         if as_json:
-            print_json({"input": str(job.source), "ok": True, "diagnosis": diagnosis.to_dict()})
+            print_json({"input": str(path), "ok": True, "diagnosis": diagnosis.to_dict()})
         else:
-            print(f"{job.source}: {_line(diagnosis)}", flush=True)
+            print(f"{path}: {_line(diagnosis)}", flush=True)
     if failures:
         print_failures(failures)
         raise typer.Exit(1)
+
+
+def _pictures(inputs: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
+    """The files as given, and in place of a folder the pictures below it, sorted, without hidden ones.
+
+    Raises:
+        InputError: an input is missing, or nothing is left.
+    """
+    found: list[Path] = []
+    for path in inputs:
+        if not path.exists():
+            raise InputError(f"{path} does not exist. Check the name.")
+        if path.is_dir():
+            below = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
+            )
+            found += [f for f in below if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+        else:
+            found.append(path)
+    if not found:
+        raise InputError(
+            f"There are no pictures in {', '.join(map(str, inputs))}; expected files ending in "
+            f"{', '.join(suffixes)}."
+        )
+    return found
 
 
 def _line(diagnosis: "Diagnosis") -> str:

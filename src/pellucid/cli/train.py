@@ -55,7 +55,7 @@ def train(
 ) -> None:
     """Train a network by a recipe, with averaged weights, validation per kind, and exact resuming.
 
-    A recognizer is trained in one process, and calibrated at the end.
+    A recognizer is trained in one process, while the others draw pictures, and calibrated at the end.
     """
     from dataclasses import replace
 
@@ -81,6 +81,7 @@ def train(
             save_every=save_every,
             validation_limit=validation_limit,
             device=device,
+            processes=processes,
         )
         typer.echo(f"weights: {weights}")
         return

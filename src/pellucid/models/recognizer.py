@@ -268,7 +268,14 @@ class RecognizerNetwork(nn.Module):
 
     def answer(self, crops: Tensor, view: Tensor) -> Answers:
         """What crops (B, N, 3, P, P) and a view (B, 3, V, V), both in [0, 1], say."""
-        features = torch.cat([self.spectrum(crops), self.trunk(crops), self.view(view)], dim=1)
+        return self.conclude(self.features(crops, view))
+
+    def features(self, crops: Tensor, view: Tensor) -> Tensor:
+        """(B, F): what the three looks find."""
+        return torch.cat([self.spectrum(crops), self.trunk(crops), self.view(view)], dim=1)
+
+    def conclude(self, features: Tensor) -> Answers:
+        """What features (B, F) mean."""
         features = self.norm(features)
         novelty = features.clamp(-10, 10).square().mean(1)
         x = F.silu(self.first(features.clamp(-6, 6)))

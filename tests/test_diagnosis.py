@@ -1,0 +1,121 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pellucid import models
+from pellucid.checkpoint import Checkpoint
+from pellucid.diagnosis import Recognizer, calibrate, conclude
+from pellucid.errors import CheckpointError, InputError
+from pellucid.image import ImageBuffer
+from pellucid.models.recognizer import SCALES, Answers, RecognizerConfig, RecognizerNetwork
+from pellucid.restorer import load
+
+CONFIG = RecognizerConfig(familiar=2.0)
+KINDS = CONFIG.kinds
+
+
+def answers(nothing: float = -5.0, novelty: float = 1.0, **logits: float) -> Answers:
+    """Of one picture; kinds that are not named are surely absent, strengths are the least that count."""
+    row = [logits.get(kind, -5.0) for kind in KINDS]
+    strengths = [SCALES[kind].encode(SCALES[kind].least) for kind in KINDS]
+    return Answers(torch.tensor([[*row, nothing]]), torch.tensor([strengths]), torch.tensor([novelty]))
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    torch.manual_seed(0)
+    return Recognizer(RecognizerNetwork(CONFIG))
+
+
+def test_what_is_there_is_named_by_its_probability():
+    found = conclude(answers(noise=2.0, rain=4.0), CONFIG)
+    assert (found.verdict, found.present, found.sure) == ("degraded", ("rain", "noise"), True)
+    assert found.strengths == {"rain": pytest.approx(3), "noise": pytest.approx(4)}
+    assert found.probabilities["rain"] == pytest.approx(0.982, abs=1e-3)
+    assert json.loads(json.dumps(found.to_dict()))["present"] == ["rain", "noise"]
+
+
+def test_nothing_wrong_is_said_where_nothing_is():
+    found = conclude(answers(nothing=4.0), CONFIG)
+    assert (found.verdict, found.present, found.sure) == ("nothing wrong", (), True)
+    assert str(found) == "nothing wrong"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        answers(nothing=0.0),
+        answers(nothing=4.0, blur=-0.4),
+        answers(nothing=4.0, novelty=2.5),
+        answers(noise=5.0, novelty=2.5),
+    ],
+)
+def test_what_is_not_known_is_unknown(case):
+    found = conclude(case, CONFIG)
+    assert (found.verdict, found.present, found.sure) == ("unknown", (), False)
+
+
+def test_a_kind_left_open_makes_the_rest_unsure():
+    found = conclude(answers(noise=5.0, blur=0.2), CONFIG)
+    assert found.verdict == "degraded"
+    assert not found.sure
+
+
+def test_calibration_stretches_and_shifts():
+    config = replace(CONFIG, slopes=(2.0,) * 7, offsets=(1.0,) * 7)
+    assert calibrate(torch.zeros(7), CONFIG).tolist() == [0.5] * 7
+    assert torch.allclose(calibrate(torch.ones(7), config), torch.tensor(3.0).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("prompts", "prompt"),
+    [
+        (("haze", "rain", "noise"), "rain"),
+        (("haze", "noise"), "noise"),
+        (("noise_15", "noise_25", "noise_50"), "noise_15"),
+        (("portrait",), None),
+    ],
+)
+def test_a_guided_network_is_told_what_is_most_probable_of_its_prompts(prompts, prompt):
+    assert conclude(answers(rain=4.0, noise=2.0), CONFIG).prompt(prompts) == prompt
+
+
+def test_noise_is_told_by_the_nearest_level():
+    strong = answers(noise=4.0)
+    strong.strengths[0, 0] = SCALES["noise"].encode(40.0)
+    assert conclude(strong, CONFIG).prompt(("noise_15", "noise_25", "noise_50")) == "noise_50"
+
+
+def test_all_sorts_of_pictures_are_taken(recognizer, tmp_path):
+    from pellucid.image_io import write_image
+
+    pixels = (torch.rand(3, 50, 60, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
+    image = ImageBuffer(pixels)
+    write_image(image, tmp_path / "a.png")
+    array = (pixels.permute(1, 2, 0) * 255).round().byte().numpy()
+    found = [recognizer(p).probabilities for p in (image, pixels, array, tmp_path / "a.png")]
+    assert all(other == pytest.approx(found[0], abs=1e-3) for other in found)
+    with pytest.raises(InputError):
+        recognizer(np.zeros((5, 5, 2), np.uint8))
+
+
+def test_small_pictures_are_unknown(recognizer):
+    assert recognizer(torch.rand(3, 31, 200)).verdict == "unknown"
+    assert not recognizer(torch.rand(3, 31, 200)).familiar
+
+
+def test_files_of_other_networks_are_refused_both_ways(small_weights, tmp_path):
+    with pytest.raises(CheckpointError, match="holds a daair_s, which restores pictures"):
+        Recognizer.load(small_weights)
+    path = tmp_path / "r.safetensors"
+    Checkpoint.from_network("recognizer", RecognizerNetwork(CONFIG)).write(path)
+    assert Recognizer.load(path).name == "r"
+    with pytest.raises(InputError, match="holds a recognizer, which restores nothing"):
+        load(path)
+
+
+def test_the_kinds_are_those_of_the_scales():
+    assert models.get("recognizer").config.kinds == tuple(SCALES)

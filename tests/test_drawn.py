@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import torch
+
+from pellucid.drawn import SIDES, draw_pictures
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[torch.Tensor]:
+    return [
+        torch.randint(0, 256, (200, 300, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ]
+
+
+def test_the_same_seed_draws_the_same_pictures(photographs):
+    first, again, other = (draw_pictures(9, seed, photographs) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_pictures_are_color_of_eight_bits(photographs):
+    for picture in draw_pictures(9, 0, photographs):
+        assert picture.dtype == torch.uint8 and picture.shape[2] == 3
+        assert min(picture.shape[:2]) >= 200 and max(picture.shape[:2]) <= max(300, SIDES[1])
+
+
+def test_without_photographs_none_is_shown():
+    assert len(draw_pictures(7, 0)) == 7
+
+
+def test_a_scene_in_a_spotlight_is_dark_and_keeps_its_light(photographs):
+    """Dark on purpose: most of it is dark, and something is as bright as can be."""
+    picture = np.asarray(draw_pictures(9, 3, photographs)[8])
+    assert np.median(picture) < 60
+    assert picture.max() > 250

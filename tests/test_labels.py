@@ -1,0 +1,168 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pellucid import degradations
+from pellucid.data import Task, load_shards, validation_pairs
+from pellucid.degradations.defocus_blur import DefocusBlurParams
+from pellucid.degradations.gaussian_noise import GaussianNoise
+from pellucid.degradations.haze import Haze
+from pellucid.errors import RecipeError
+from pellucid.labels import (
+    KINDS,
+    LabelledPictures,
+    Truth,
+    degrade_labelled,
+    measure_strength,
+    strange_pictures,
+    validation_pictures,
+    with_drawn,
+)
+from pellucid.models.recognizer import SCALES
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def banks(shards: Path):
+    return with_drawn(load_shards(shards, "train"), 9)
+
+
+def test_presence_is_one_zero_or_open():
+    truth = Truth({"noise": 25.0, "blur": 0.7, "haze": None, "jpeg": 95.0}, hidden={"rain"})
+    presence = dict(zip(KINDS, truth.presence().tolist(), strict=False))
+    assert (presence["noise"], presence["haze"], presence["low_light"], presence["jpeg"]) == (1, 1, 0, 0)
+    assert math.isnan(presence["blur"]) and math.isnan(presence["rain"])
+    assert truth.presence()[-1] == 0  # something is wrong
+    assert Truth().presence().tolist() == [0] * len(KINDS) + [1]
+    assert math.isnan(Truth({"blur": 0.7}).presence()[-1])
+
+
+def test_strengths_are_learned_where_there_is_something_to_learn():
+    truth = Truth({"noise": 25.0, "haze": None, "jpeg": 95.0, "rain": 9.0}, hidden={"rain"})
+    encoded = dict(zip(KINDS, truth.encoded().tolist(), strict=True))
+    assert encoded["noise"] == pytest.approx(SCALES["noise"].encode(25.0))
+    assert all(math.isnan(encoded[kind]) for kind in KINDS if kind != "noise")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 90)])
+def test_camera_noise_and_rain_are_measured_from_the_pictures(size):
+    before = torch.full((1, 3, *size), 0.5)
+    after = before + 10 / 255
+    assert measure_strength("camera_noise", None, before, after) == pytest.approx(10, rel=1e-4)
+    assert measure_strength("rain_pairs", None, before, after) == pytest.approx(10, rel=1e-4)
+
+
+def test_haze_is_the_share_of_light_lost():
+    clean, operator = torch.rand(1, 3, 64, 64, generator=rng()), Haze()
+    params = operator.draw(rng(), 1)
+    depth = torch.full((1, 1, 64, 64), 0.5)
+    hazy = operator.apply(clean, params, depth=depth)
+    expected = 1 - math.exp(-params.beta[0] * 0.5)
+    assert measure_strength("haze", params, clean, hazy) == pytest.approx(expected, abs=1e-4)
+
+
+def test_darkness_is_counted_in_stops():
+    light = torch.full((1, 3, 32, 32), 0.8)
+    dark = light * 0.25 ** (1 / 2.2)  # a quarter of the linear light
+    assert measure_strength("low_light_pairs", None, light, dark) == pytest.approx(2, abs=0.01)
+
+
+def test_blur_is_the_kernels_radius():
+    x = torch.zeros(1, 3, 8, 8)
+    wide = measure_strength("defocus_blur", DefocusBlurParams((6.0,), (1.0,)), x, x)
+    assert wide == pytest.approx(6 / math.sqrt(2), rel=0.03)  # of a full disc
+    assert measure_strength("defocus_blur", DefocusBlurParams((0.0,), (1.0,)), x, x) == 0
+
+
+def test_every_operator_but_the_composite_has_a_strength():
+    clean = torch.rand(1, 3, 64, 64, generator=rng())
+    for name in degradations.names():
+        operator = degradations.get(name)
+        params = operator.draw(rng(3), 1)
+        strength = measure_strength(name, params, clean, operator.apply(clean, params))
+        assert (strength is None) == (name == "composite"), name
+
+
+def test_what_nobody_can_see_has_no_label(banks):
+    flat = torch.full((1, 3, 64, 64), 0.5)
+    labelled = degrade_labelled(Task("blur", 1, "clean", "motion_blur"), flat, rng(), banks.banks)
+    assert math.isnan(labelled.truth.presence()[KINDS.index("blur")])
+
+
+def test_a_composite_names_all_its_parts(banks):
+    textured = torch.rand(1, 3, 64, 64, generator=rng(5))
+    for seed in range(5):
+        params = degradations.get("composite").draw(rng(seed), 1)
+        kinds = {degradations.get(part.name).kind for part in params.parts[0]}  # type: ignore[attr-defined]
+        labelled = degrade_labelled(
+            Task("composite", 1, "clean", "composite"), textured, rng(seed), banks.banks
+        )
+        assert set(labelled.truth.strengths) == kinds
+
+
+def test_drawings_are_neither_hazy_nor_dark(banks):
+    page = banks.banks["drawn"].picture(2)[None]
+    for seed in range(12):
+        task = Task("composite", 1, "drawn", "composite")
+        assert not {"haze", "low_light"} & set(
+            degrade_labelled(task, page, rng(seed), banks.banks).truth.strengths
+        )
+
+
+def test_batches_repeat_themselves(banks):
+    tasks = [
+        Task("clean", 1, "drawn"),
+        Task("rain", 1, "clean", "rain_streaks", streaks=True),
+        Task("blur", 1, "blur_pairs"),
+    ]
+    pictures = LabelledPictures(banks, tasks, 40)
+    first, again, other = pictures.draw(6, rng(1)), pictures.draw(6, rng(1)), pictures.draw(6, rng(2))
+    assert first[0].shape == (6, 3, 40, 40)
+    assert first[1].shape == (6, len(KINDS) + 1) and first[2].shape == (6, len(KINDS))
+    assert first[0].min() >= 0 and first[0].max() <= 1
+    assert all(torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_clean_tasks_give_the_clean_side_of_every_source(banks):
+    for source in banks.banks:
+        x, presence, _ = LabelledPictures(banks, [Task("clean", 1, source)], 40).draw(2, rng())
+        assert (presence[:, -1] == 1).all(), source
+        assert x.shape == (2, 3, 40, 40)
+
+
+def test_a_source_that_is_not_there_is_refused(banks):
+    with pytest.raises(RecipeError, match="sources nonsense, which the data lacks"):
+        LabelledPictures(banks, [Task("clean", 1, "nonsense")], 40)
+
+
+def test_validation_pictures_are_those_of_restoration(shards: Path):
+    loaded = load_shards(shards, "val")
+    restoration = {name: degraded for name, degraded, _ in validation_pairs(loaded)}
+    seen = {name: labelled for name, _, labelled in validation_pictures(with_drawn(loaded, 9))}
+    assert set(restoration) < set(seen)
+    for name, degraded in restoration.items():
+        if name != "composite":  # there, rain may be made by real streaks
+            assert torch.equal(seen[name].picture, degraded[0]), name
+    assert seen["noise_25"].truth.strengths == {"noise": 25.0}
+    assert seen["clean"].truth.strengths == {}
+
+
+def test_noise_is_told_by_its_sigma(banks):
+    clean = torch.full((1, 3, 64, 64), 0.5)
+    operator = GaussianNoise((20.0,), truncate=False)
+    params = operator.draw(rng(), 1)
+    assert measure_strength("gaussian_noise", params, clean, operator.apply(clean, params)) == 20.0
+
+
+def test_strange_pictures_are_pictures():
+    pictures = dict(strange_pictures())
+    assert len(pictures) >= 8
+    for name, picture in pictures.items():
+        assert picture.shape == (3, 192, 256), name
+        assert picture.min() >= 0 and picture.max() <= 1, name
