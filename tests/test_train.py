@@ -20,6 +20,7 @@ import pellucid
 from pellucid import train as training
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task, load_shards, read_rgb8
+from pellucid.datasets.training_pictures import TrainingPictures
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
 from pellucid.models.dfpir import DFPIR
 from pellucid.recipe import Recipe
@@ -99,6 +100,12 @@ def test_provenance_says_where_they_come_from(whole: Path, photos: Path) -> None
     assert provenance["validation"]["noise_25"]["n"] == 1
 
 
+def test_weights_remember_their_training_pictures(whole: Path, photos: Path) -> None:
+    known = TrainingPictures.from_provenance(Checkpoint.read(whole / "weights.safetensors").provenance)
+    assert known == TrainingPictures.of(load_shards(photos, "train").banks["clean"].clean_pictures())
+    assert known is not None and len(known) > 0
+
+
 def test_log_ends_with_the_validation(whole: Path) -> None:
     last = log(whole)[-1]
     assert last["step"] == 5
@@ -119,7 +126,13 @@ def test_panel_shows_each_kind(whole: Path) -> None:
 
 def test_nothing_else_is_left(whole: Path) -> None:
     names = {path.name for path in whole.iterdir() if not path.name.startswith("events")}
-    assert names == {"state.safetensors", "weights.safetensors", "log.jsonl", "panel.png"}
+    assert names == {
+        "state.safetensors",
+        "weights.safetensors",
+        "training_pictures.json",
+        "log.jsonl",
+        "panel.png",
+    }
 
 
 def test_every_hundred_steps_are_logged(photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -519,6 +532,7 @@ def test_a_bare_machine_trains_alike(whole: Path, photos: Path, tmp_path: Path) 
     assert {path.name for path in folder.iterdir()} == {
         "state.safetensors",
         "weights.safetensors",
+        "training_pictures.json",
         "log.jsonl",
         "panel.png",
     }

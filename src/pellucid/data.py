@@ -57,6 +57,10 @@ class Bank(Protocol):
         """One whole picture: (K, H, W) float32 in [0, 1]."""
         ...
 
+    def clean_pictures(self) -> Iterator[Tensor]:
+        """Every clean picture once: (H, W, 3) uint8 on the CPU."""
+        ...
+
 
 @dataclass(frozen=True)
 class PictureBank:
@@ -125,6 +129,12 @@ class PictureBank:
         height, width, start = (int(t[index]) for t in (self.heights, self.widths, self.offsets))
         rows = self.planes[start : start + height * width]
         return rows.reshape(height, width, -1).permute(2, 0, 1).float() / 255
+
+    def clean_pictures(self) -> Iterator[Tensor]:
+        """Every clean picture: (H, W, 3) uint8 on the CPU."""
+        sizes = (t.tolist() for t in (self.offsets, self.heights, self.widths))
+        for start, height, width in zip(*sizes, strict=True):
+            yield self.planes[start : start + height * width, :3].cpu().reshape(height, width, 3)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Shards (`pellucid.data.load_shards`) are read once and stay in memory; the field
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pellucid.datasets.verify import find_pairs
 from pellucid.errors import InputError, RecipeError, UnknownNameError
 
 CROP = 16  # pictures are cut to multiples of this about their center, as the papers' code does
+_AT_ONCE = 32  # pictures that are decoded ahead
 
 
 class FolderBank:
@@ -67,6 +68,16 @@ class FolderBank:
     def picture(self, index: int) -> Tensor:
         """One whole picture: (K, H, W) float32 in [0, 1]."""
         return self._read(index).permute(2, 0, 1).to(self.device).float() / 255
+
+    def clean_pictures(self) -> Iterator[Tensor]:
+        """Every clean picture once, whole: (H, W, 3) uint8.
+
+        Raises:
+            UnreadableImageError: a file can't be decoded.
+        """
+        paths = [self.root / path for path in sorted({clean for _, clean in self.pairs})]
+        for first in range(0, len(paths), _AT_ONCE):  # all of them would not fit into memory
+            yield from self._pool.map(read_rgb8, paths[first : first + _AT_ONCE])
 
     def _read(self, index: int) -> Tensor:
         degraded, clean = self.pairs[index]

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -212,6 +212,7 @@ class TorchRestorer:
         *,
         name: str | None = None,
         weights_sha256: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
         device: str | None = None,
         precision: str | None = None,
         memory: int | None = None,
@@ -223,6 +224,7 @@ class TorchRestorer:
             spec: its structure.
             name: for reports; default: the structure's.
             weights_sha256: of the file that the weights come from.
+            provenance: of the checkpoint that they come from.
             device: "cuda", "mps" or "cpu"; default: the first of them that works.
             precision: "float32" or "bf16"; default: bf16 where a probe finds it faster, and within half a
                 gray level (root mean square) of float32.
@@ -249,6 +251,7 @@ class TorchRestorer:
             weights_sha256,
             memory,
         )
+        self.provenance = dict(provenance or {})
         self.device = compute.choose_device(device)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -450,6 +453,7 @@ def load(
         spec,
         name=file.name,
         weights_sha256=file.sha256 or hash_file(file.path),
+        provenance=checkpoint.provenance,
         device=device,
         precision=precision,
         memory=memory,

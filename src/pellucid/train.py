@@ -2,8 +2,9 @@
 
 A run lives in one folder: `state.safetensors` (everything that `--resume` needs, replaced by renaming, so
 that a kill at any moment costs at most the minutes since the last save), `weights.safetensors` (the averaged
-weights as a checkpoint), `log.jsonl`, TensorBoard events and `panel.png`. A run that was cut off and resumed
-takes the steps that it would have taken: by `steps`, in float32 on a CPU, it ends with the same bits.
+weights as a checkpoint), `training_pictures.json` (hashes of the clean pictures, which the weights carry),
+`log.jsonl`, TensorBoard events and `panel.png`. A run that was cut off and resumed takes the steps that it
+would have taken: by `steps`, in float32 on a CPU, it ends with the same bits.
 
 Needs torch, numpy, safetensors and Lightning Fabric; TensorBoard and libvips (else Pillow) where installed.
 """
@@ -30,6 +31,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pellucid import __version__, datasets, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
+from pellucid.datasets.training_pictures import KEY, hash_training_pictures
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.losses import fourier_l1, l1
 from pellucid.metrics.psnr_rgb import psnr_rgb
@@ -128,7 +130,8 @@ def train(
     Mixer(training, recipe.tasks)  # refuses tasks that the data don't serve
     torch.manual_seed(recipe.seed)
     config = spec.config_from({**asdict(spec.config), **recipe.config})
-    network = _read_start(start_from, spec, config) if start_from and not resume else spec.build(config)
+    start = _read_start(start_from, spec, config) if start_from and not resume else None
+    network = start.build() if start else spec.build(config)
 
     fabric = _launch_fabric(recipe, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
@@ -179,6 +182,7 @@ def train(
             "pellucid": __version__,
             "torch": torch.__version__,
             "device": str(fabric.device),
+            KEY: None if trained_on is None else trained_on.to_dict(),
         }
         Checkpoint.from_network(recipe.model, average.module, provenance).write(
             weights_file, dtype=torch.float16
@@ -197,6 +201,16 @@ def train(
         f"{fabric.world_size} x {torch.get_num_threads()} threads, {recipe.precision}; "
         f"from step {progress.step}"
     )
+    trained_on = None
+    if fabric.is_global_zero:
+        trained_on = hash_training_pictures(
+            run_folder,
+            training,
+            [task.source for task in recipe.tasks],
+            start=start and start.provenance,
+            resumed=resume,
+            say=log.say,
+        )
     last = time.monotonic()
     next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
     recent: list[Tensor] = []
@@ -310,15 +324,15 @@ def _panel_tile(x: Tensor) -> Tensor:
     return F.pad(x, (0, PANEL_SIDE - x.shape[2], 0, PANEL_SIDE - x.shape[1]))
 
 
-def _read_start(path: str | Path, spec: ModelSpec, config: Any) -> nn.Module:
-    """The network of a checkpoint, which must be of the structure `spec` with the numbers `config`."""
+def _read_start(path: str | Path, spec: ModelSpec, config: Any) -> Checkpoint:
+    """A checkpoint, which must be of the structure `spec` with the numbers `config`."""
     checkpoint = Checkpoint.read(path)
     if checkpoint.model != spec.name or spec.config_from(checkpoint.config) != config:
         raise CheckpointError(
             f"{path} holds a {checkpoint.model} of its own configuration; the recipe trains {spec.name}. "
             "Start from weights of that structure."
         )
-    return checkpoint.build()
+    return checkpoint
 
 
 def _draw_batch(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pellucid.checkpoint import Checkpoint
 from pellucid.datasets import load_manifest, names
 
 
@@ -20,6 +21,19 @@ def lol(tmp_path: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (600, 400), (level, 0, 0)).save(path)
     return tmp_path
+
+
+def test_weights_learn_what_they_were_trained_on(run, shards, small_weights, tmp_path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(small_weights.read_bytes())
+    result = run("data", "remember", weights, "--train", shards)
+    assert result.code == 0, result.err
+    count = Checkpoint.read(weights).provenance["training_pictures"]["count"]
+    assert result.out == f"{weights}: {count} clean training pictures\n"
+    values = run(
+        "evaluate", "--model", weights, "--shards", shards, "--limit", 1, "--results", tmp_path, "--json"
+    )
+    assert {row["leak"]["training"] for row in json.loads(values.out).values()} == {count}
 
 
 def test_the_sets_are_listed_with_origin_and_license(run) -> None:

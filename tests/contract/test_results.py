@@ -7,6 +7,7 @@ import pytest
 
 from pellucid import models, weights
 from pellucid.checkpoint import Checkpoint
+from pellucid.datasets.training_pictures import KEY
 
 RESULTS = Path(__file__).parents[2] / "results"
 RESTORING = [
@@ -24,3 +25,9 @@ def test_shipped_weights_have_rows(name):
     stale = {row["weights_sha256"] for row in rows} - {weights.find(name).sha256}
     assert not stale, f"{path} is of other weights: measure these anew with --overwrite"
     assert all(row["protocol"] == "papers" and row["data_sha256"] for row in rows)
+    known = KEY in Checkpoint.read(weights.find(name).path).provenance
+    states = ("leak-free", "with a leak") if known else ("leak unknown",)
+    # Rows measured before weights carried hashes have no such column.
+    assert all(row.get("leak", "" if known else "leak unknown").startswith(states) for row in rows), (
+        f"{path} does not say whether its test pictures were trained on: measure anew with --overwrite"
+    )

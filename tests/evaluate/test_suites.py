@@ -65,9 +65,9 @@ def test_missing_sets_are_named_and_skipped(root):
 
 
 def test_nothing_there_is_no_error_but_a_plan_without_sets(tmp_path):
-    present, missing = plan_suite(tmp_path / "nowhere", "3task")
-    assert present == []
-    assert len(missing) == 5
+    plan = plan_suite(tmp_path / "nowhere", "3task")
+    assert plan.present == {}
+    assert len(plan.missing) == 5
 
 
 def test_a_set_without_partners_is_refused_before_any_is_run(root):

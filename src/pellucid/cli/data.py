@@ -139,6 +139,21 @@ def leak(
         raise typer.Exit(1)
 
 
+@data.command(hidden=True)  # new weights carry them; this is for those that were trained before
+def remember(
+    checkpoint: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Safetensors of pellucid.")],
+    train: Annotated[Path, typer.Option(help="Folder of shards that the weights were trained on.")],
+) -> None:
+    """Write the hashes of their training pictures into weights, so that evaluate can name a leak.
+
+    The tensors stay as they are; the file's SHA-256 changes.
+    """
+    from pellucid.datasets.training_pictures import add_training_pictures
+
+    pictures = add_training_pictures(checkpoint, train)
+    print(f"{checkpoint}: {len(pictures):,} clean training pictures")
+
+
 def _numbers(split: "Split") -> str:
     counts = split.degraded or split.clean
     return " or ".join(f"{n:,}" for n in counts) + (" degraded" if split.degraded else "")

@@ -22,7 +22,7 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Folder with degraded/ and clean/ of the same names; with --sigma, of clean ones; with "
-            "--suite, of the sets, each such a folder."
+            "--suite, the folder below which the test sets lie."
         ),
     ] = None,
     shards: Annotated[
@@ -179,6 +179,7 @@ def _evaluate_folder(
         _print_pictures(result)
     _print_means(result)
     _print_origin(result)
+    print(result.leak)
 
 
 def _evaluate_shards(
@@ -204,7 +205,11 @@ def _evaluate_shards(
     for result in rows.values() if shown.per_image else ():
         _print_pictures(result)
     _print_tables(details(rows))
-    _print_origin(next(iter(rows.values())))
+    first = next(iter(rows.values()))
+    _print_origin(first)
+    for words in dict.fromkeys(str(result.leak) for result in rows.values()):
+        kinds = [kind for kind, result in rows.items() if str(result.leak) == words]
+        print(f"{', '.join(kinds)}: {words}")
 
 
 def _evaluate_suite(
@@ -219,10 +224,12 @@ def _evaluate_suite(
     from pellucid.evaluate import evaluate_suite, plan_suite
     from pellucid.evaluate.report import Cases, render
 
-    present, missing = plan_suite(root, suite)
-    for sentence in missing.values():
+    plan = plan_suite(root, suite)
+    for where in dict.fromkeys(found.where for found in plan.present.values()):
+        say(f"measured: {where}")
+    for sentence in (*plan.remarks, *plan.missing.values()):
         say(sentence)
-    if not present:
+    if not plan.present:
         say(f"None of the sets of {suite} is below {root}. docs/evaluation.md says how they are laid out.")
         raise typer.Exit(1)
     say(describe(restorer.describe()))
@@ -235,7 +242,7 @@ def _evaluate_suite(
 
     with _Bar() as bar:
         result = evaluate_suite(
-            restorer, root, suite, progress=lambda s: bar(s.title), witness=witness, **options
+            restorer, root, suite, progress=lambda s: bar(s.title), witness=witness, plan=plan, **options
         )
     for sentence in result.failed.values():
         say(sentence)

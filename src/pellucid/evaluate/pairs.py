@@ -7,6 +7,7 @@ seed is the picture's file name without suffix, so that a picture gets the same 
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE
 from pellucid.errors import InputError
 from pellucid.evaluate import protocols
+from pellucid.evaluate.leaks import trained_on
 from pellucid.evaluate.protocols import Protocol
 from pellucid.evaluate.scores import Change, Evaluation, PictureScores, Scores, hash_listing, summarize
 from pellucid.image import ImageBuffer
@@ -28,6 +30,35 @@ from pellucid.restorer import Restorer, TorchRestorer
 Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
 # Called with each picture's scores and its degraded, restored and clean pixels, as they were compared.
 Witness = Callable[[PictureScores, Tensor, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures to measure on, wherever they lie.
+
+    Attributes:
+        folder: in which their paths begin.
+        pairs: (degraded, clean) paths below it; none as degraded for clean pictures to which noise is added.
+            Several degraded ones may share a clean one.
+    """
+
+    folder: Path
+    pairs: tuple[tuple[str | None, str], ...]
+
+    def named(self) -> dict[str, tuple[str | None, str]]:
+        """The pairs by the names of their pictures: the file's name, or its path where names repeat."""
+        paths = [degraded or clean for degraded, clean in self.pairs]
+        names = [Path(path).name for path in paths]
+        return dict(zip(names if len(set(names)) == len(names) else paths, self.pairs, strict=True))
+
+    def files(self) -> dict[str, Path]:
+        """Every file by the name under which it is hashed: its path; for clean pictures alone, in clean/."""
+        paths = [(path, degraded) for degraded, clean in self.pairs for path in (degraded, clean)]
+        return {
+            path if degraded is not None else f"clean/{path}": self.folder / path
+            for path, degraded in paths
+            if path is not None
+        }
 
 
 def evaluate_pairs(
@@ -57,30 +88,15 @@ def evaluate_pairs(
         InputError: a folder is missing or empty, names have no partner, or sizes differ.
         UnknownNameError: no such protocol or measure.
     """
-    degraded, clean = list_pairs(data)
-    how = protocols.get(protocol)
-
-    def pairs() -> Iterable[tuple[str, Tensor, Tensor]]:
-        for stem, path in degraded.items():
-            pair = read_image(path).pixels, read_image(clean[stem]).pixels
-            if pair[0].shape != pair[1].shape:
-                sizes = " and ".join(f"{p.shape[2]} x {p.shape[1]}" for p in pair)
-                raise InputError(
-                    f"The pair {stem!r} in {data} has the sizes {sizes}; expected one size. Crop them alike."
-                )
-            yield path.name, _prepared(pair[0], path, how), _prepared(pair[1], path, how)
-
-    scores = compare(restorer, pairs(), len(degraded), how, measures, diagnosis, progress, witness)
-    files = {f"degraded/{path.name}": path for path in degraded.values()}
-    files |= {f"clean/{path.name}": path for path in clean.values()}
-    return summarize(
+    return evaluate_pictures(
         restorer,
-        scores,
-        protocol=how,
-        what="pairs",
-        data_sha256=hash_listing({name: hash_file(path) for name, path in files.items()}),
+        list_pairs(data),
+        protocol=protocol,
+        measures=measures,
         seed=seed,
         diagnosis=diagnosis,
+        progress=progress,
+        witness=witness,
     )
 
 
@@ -109,27 +125,87 @@ def evaluate_denoising(
         InputError: a folder is missing or empty, or sigma is out of range.
         UnknownNameError: no such protocol or measure.
     """
-    if not 0 < sigma <= 255:
+    return evaluate_pictures(
+        restorer,
+        list_clean(data),
+        sigma,
+        protocol=protocol,
+        measures=measures,
+        seed=seed,
+        diagnosis=diagnosis,
+        progress=progress,
+        witness=witness,
+    )
+
+
+def evaluate_pictures(
+    restorer: Restorer,
+    pictures: PictureSet,
+    sigma: float | None = None,
+    *,
+    protocol: str = protocols.DEFAULT,
+    measures: Sequence[str] = (),
+    seed: int = 0,
+    diagnosis: str | None = None,
+    progress: Progress | None = None,
+    witness: Witness | None = None,
+) -> Evaluation:
+    """Scores on pictures wherever they lie: pairs, or with `sigma` clean ones to which noise is added.
+
+    Args:
+        restorer: what is measured.
+        pictures: files, found by whoever knows how they are laid out.
+        sigma: standard deviation in gray levels of 255, above 0; none for pairs.
+        protocol, measures, seed, diagnosis, progress, witness: as in `evaluate_pairs`.
+
+    Raises:
+        InputError: sizes differ, a picture is too small, or sigma is out of range.
+        UnreadableImageError: a file is no picture.
+        UnknownNameError: no such protocol or measure.
+    """
+    if sigma is not None and not 0 < sigma <= 255:
         raise InputError(
             f"Sigma is {sigma}; expected above 0 and up to 255, in gray levels. Usual: 15, 25, 50."
         )
-    how, pictures = protocols.get(protocol), list_clean(data)
+    how = protocols.get(protocol)
 
-    def pairs() -> Iterable[tuple[str, Tensor, Tensor]]:
-        for path in pictures.values():
-            clean = _prepared(read_image(path).pixels, path, how)
-            yield path.name, add_noise(clean, sigma, path.stem, seed), clean
+    def read() -> Iterable[tuple[str, Tensor, Tensor]]:
+        for name, (degraded_name, clean_name) in pictures.named().items():
+            path = pictures.folder / clean_name
+            clean = read_image(path).pixels
+            if sigma is not None:
+                clean = _prepared(clean, path, how)
+                yield name, add_noise(clean, sigma, path.stem, seed), clean
+            elif degraded_name is not None:
+                source = pictures.folder / degraded_name
+                degraded = read_image(source).pixels
+                _refuse_sizes(name, pictures.folder, degraded, clean)
+                yield name, _prepared(degraded, source, how), _prepared(clean, path, how)
 
-    scores = compare(restorer, pairs(), len(pictures), how, measures, diagnosis, progress, witness)
+    n = len(pictures.pairs)
+    scores = compare(restorer, read(), n, how, measures, diagnosis, progress, witness)
+    what = "pairs"
+    if sigma is not None:
+        what = (
+            f"Gaussian noise of sigma {sigma:g} on 8-bit values, clipped and truncated, seeded by file name"
+        )
     return summarize(
         restorer,
         scores,
         protocol=how,
-        what=f"Gaussian noise of sigma {sigma:g} on 8-bit values, clipped and truncated, seeded by file name",
-        data_sha256=hash_listing({f"clean/{path.name}": hash_file(path) for path in pictures.values()}),
+        what=what,
+        data_sha256=hash_listing({name: hash_file(path) for name, path in pictures.files().items()}),
         seed=seed,
         diagnosis=diagnosis,
     )
+
+
+def _refuse_sizes(name: str, folder: Path, degraded: Tensor, clean: Tensor) -> None:
+    if degraded.shape != clean.shape:
+        sizes = " and ".join(f"{p.shape[2]} x {p.shape[1]}" for p in (degraded, clean))
+        raise InputError(
+            f"The pair {name!r} in {folder} has the sizes {sizes}; expected one size. Crop them alike."
+        )
 
 
 def add_noise(clean: Tensor, sigma: float, name: str, seed: int = 0) -> Tensor:
@@ -162,7 +238,7 @@ def compare(
     witness: Witness | None,
 ) -> list[PictureScores]:
     """The scores of pairs (name, degraded, clean), both (3, H, W) and prepared by the protocol."""
-    taken = choose_measures(protocol, measures)
+    taken, look = choose_measures(protocol, measures), trained_on(restorer)
     scores: list[PictureScores] = []
     for done, (name, degraded, clean) in enumerate(pairs, start=1):
         restored = protocol.finish(restorer(ImageBuffer(degraded), diagnosis=diagnosis).image.pixels)
@@ -171,9 +247,8 @@ def compare(
         except InputError as error:
             raise InputError(f"{name} can't be measured. {error}") from error
         psnr, ssim = found[protocol.psnr], found[protocol.ssim]
-        scores.append(
-            PictureScores(name, Scores(psnr.input, ssim.input), Scores(psnr.output, ssim.output), found)
-        )
+        before, after = Scores(psnr.input, ssim.input), Scores(psnr.output, ssim.output)
+        scores.append(PictureScores(name, before, after, found, look(clean)))
         if witness is not None:
             witness(scores[-1], degraded, restored, clean)
         if progress is not None:
@@ -209,8 +284,8 @@ def choose_prompt(restorer: Restorer, *names: str) -> str | None:
     return next((name for name in names if name in known), None)
 
 
-def list_pairs(data: str | os.PathLike[str]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The degraded and the clean pictures of `data`, by the same stems.
+def list_pairs(data: str | os.PathLike[str]) -> PictureSet:
+    """The pairs of `data/degraded` and `data/clean`, by the same stems.
 
     Raises:
         InputError: a folder is missing or empty, or names have no partner.
@@ -224,17 +299,19 @@ def list_pairs(data: str | os.PathLike[str]) -> tuple[dict[str, Path], dict[str,
             f"{data} has pictures without a partner: {', '.join(lonely[:5])}{more}. "
             "Each needs one of the same name (the suffix may differ) in the other folder."
         )
-    return degraded, clean
+    pairs = ((f"degraded/{path.name}", f"clean/{clean[stem].name}") for stem, path in degraded.items())
+    return PictureSet(Path(data), tuple(pairs))
 
 
-def list_clean(data: str | os.PathLike[str]) -> dict[str, Path]:
-    """The pictures of `data/clean`, or of `data` itself, by their stems.
+def list_clean(data: str | os.PathLike[str]) -> PictureSet:
+    """The pictures of `data/clean`, or of `data` itself.
 
     Raises:
         InputError: the folder is missing or empty.
     """
     folder = Path(data) / "clean"
-    return _pictures(folder if folder.is_dir() else Path(data))
+    folder = folder if folder.is_dir() else Path(data)
+    return PictureSet(folder, tuple((None, path.name) for path in _pictures(folder).values()))
 
 
 def _prepared(pixels: Tensor, path: Path, protocol: Protocol) -> Tensor:

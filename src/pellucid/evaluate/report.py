@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pellucid import metrics
 from pellucid.errors import InputError
+from pellucid.evaluate.leaks import PUBLISHED, PUBLISHED_SHORT
 from pellucid.evaluate.scores import Evaluation, PictureScores, as_csv
 from pellucid.evaluate.suites import SUITES, SuiteResult, published, published_sources
 from pellucid.image import ImageBuffer
@@ -78,13 +79,14 @@ def comparison(result: SuiteResult) -> list[list[str]]:
     """The table as text: its head, our row, then the published ones, the best average first."""
     sets = SUITES[result.suite]
     average = result.average
-    rows = [["method", "parameters", *(s.title for s in sets), "average", "source"]]
+    rows = [["method", "parameters", *(s.title for s in sets), "average", "leak", "source"]]
     rows.append(
         [
             f"{result.model} (ours)",
             "" if result.parameters is None else f"{result.parameters / 1e6:.2f}M",
             *(_cell(e.output.psnr, e.output.ssim) if (e := result.sets.get(s.key)) else "-" for s in sets),
             _cell(average.psnr, average.ssim) if average else "-",
+            result.leak,
             "measured",
         ]
     )
@@ -95,6 +97,7 @@ def comparison(result: SuiteResult) -> list[list[str]]:
                 row.method,
                 row.parameters,
                 *(_cell(*cell) if cell else "-" for cell in [*cells, row.average]),
+                PUBLISHED_SHORT if set(PUBLISHED) & set(row.scores) else "",
                 row.source,
             ]
         )
@@ -124,12 +127,13 @@ def details(results: dict[str, Evaluation]) -> list[list[str]]:
 
 def origins(results: dict[str, Evaluation]) -> list[list[str]]:
     """What each set was measured with, as text; the head first."""
-    rows = [["set", "protocol", "seed", "data SHA-256", "weights SHA-256", "code"]]
+    rows = [["set", "leak", "protocol", "seed", "data SHA-256", "weights SHA-256", "code"]]
     for title, result in results.items():
         told = f", told {result.diagnosis}" if result.diagnosis else ""
         rows.append(
             [
                 title,
+                result.leak.short,
                 result.protocol_name + told,
                 str(result.seed),
                 result.data_sha256[:16],
@@ -174,7 +178,7 @@ def _csv(result: SuiteResult) -> str:
     def row(method: str, parameters: Any, key: str, source: str, **scores: Any) -> None:
         columns = ("n", "psnr", "psnr_low", "psnr_high", "ssim", "ssim_low", "ssim_high")
         numbers = {name: scores.get(name) for name in (*columns, "psnr_input", "ssim_input")}
-        origin = scores.get("origin", empty)
+        origin = scores.get("origin", empty | {"leak": scores.get("leak")})
         rows.append(
             {"method": method, "parameters": parameters, "set": key, **numbers, "source": source, **origin}
         )
@@ -205,12 +209,14 @@ def _csv(result: SuiteResult) -> str:
             "measured",
             psnr=result.average.psnr,
             ssim=result.average.ssim,
+            leak=result.leak,
         )
     for printed in published(result.suite):
         where = published_sources()[printed.source]
         cells = printed.scores | ({"average": printed.average} if printed.average else {})
         for key, (psnr, ssim) in cells.items():
-            row(printed.method, printed.parameters, key, where, psnr=psnr, ssim=ssim)
+            leak = PUBLISHED_SHORT if key == "average" else PUBLISHED.get(key)
+            row(printed.method, printed.parameters, key, where, psnr=psnr, ssim=ssim, leak=leak)
     return as_csv(rows)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from pellucid import __version__
 from pellucid.evaluate import protocols
+from pellucid.evaluate.leaks import LeakCheck, training_pictures
 from pellucid.evaluate.protocols import Protocol
 from pellucid.restorer import Restorer
 
@@ -39,12 +40,20 @@ class Change:
 
 @dataclass(frozen=True)
 class PictureScores:
-    """The scores of one picture, before and after; `measures` holds every measure by its name."""
+    """The scores of one picture, before and after.
+
+    Attributes:
+        name: the degraded picture's.
+        input, output: PSNR and SSIM of the degraded and of the restored picture.
+        measures: every measure by its name.
+        trained_on: whether the clean picture is among the training pictures; none if that is not known.
+    """
 
     name: str
     input: Scores
     output: Scores
     measures: dict[str, Change]
+    trained_on: bool | None = None
 
     @property
     def gain(self) -> float:
@@ -85,6 +94,7 @@ class Evaluation:
         commit: of the code, where it runs from its repository; "+changes" if files differ from it.
         version: of pellucid.
         seed: of noise and resampling.
+        leak: whether test pictures were trained on.
         pictures: the scores of each.
     """
 
@@ -103,6 +113,7 @@ class Evaluation:
     commit: str | None
     version: str
     seed: int
+    leak: LeakCheck
     pictures: tuple[PictureScores, ...]
 
     def to_dict(self, *, per_image: bool = False) -> dict[str, Any]:
@@ -111,7 +122,7 @@ class Evaluation:
         Args:
             per_image: with the scores of each picture, as "pictures".
         """
-        values = finite(asdict(self))
+        values = finite(asdict(self)) | {"leak": self.leak.to_dict()}
         if not per_image:
             del values["pictures"]
         return values
@@ -145,6 +156,7 @@ class Evaluation:
             "seed": self.seed,
             "device": self.device,
             "precision": self.precision,
+            "leak": str(self.leak),
         }
 
 
@@ -168,7 +180,10 @@ def summarize(
         for name in scores[0].measures
     }
     psnr, ssim = measures[protocol.psnr], measures[protocol.ssim]
-    report = restorer.describe()
+    report, known = restorer.describe(), training_pictures(restorer)
+    leak = LeakCheck(
+        None if known is None else len(known), len(scores), tuple(s.name for s in scores if s.trained_on)
+    )
     return Evaluation(
         n=len(scores),
         input=Scores(psnr.input.mean, ssim.input.mean),
@@ -185,6 +200,7 @@ def summarize(
         commit=code_commit(),
         version=__version__,
         seed=seed,
+        leak=leak,
         pictures=scores,
     )
 
@@ -251,6 +267,7 @@ def picture_table(results: dict[str, Evaluation]) -> str:
         {
             "set": name,
             "picture": picture.name,
+            "trained_on": picture.trained_on,
             **{
                 f"{measure}_{side}": getattr(change, side)
                 for measure, change in picture.measures.items()

@@ -1,12 +1,11 @@
 """The test sets that the papers report on, and what has been published about them.
 
-A suite's sets are looked up as folders: ROOT/<name>/degraded and ROOT/<name>/clean of the same names, or
-ROOT/<name>/clean alone where noise is added.
+`pellucid.evaluate.find` looks for a suite's sets below one folder.
 """
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -14,15 +13,14 @@ from typing import Any
 
 from pellucid.errors import InputError, PellucidError, UnknownNameError
 from pellucid.evaluate import protocols
+from pellucid.evaluate.find import Found, find_set
+from pellucid.evaluate.leaks import PUBLISHED, worst
 from pellucid.evaluate.pairs import (
     Progress,
     Witness,
     choose_measures,
     choose_prompt,
-    evaluate_denoising,
-    evaluate_pairs,
-    list_clean,
-    list_pairs,
+    evaluate_pictures,
     prompts_of,
 )
 from pellucid.evaluate.scores import Evaluation, Scores, code_commit, finite
@@ -37,7 +35,7 @@ class TestSet:
     Attributes:
         key: as in `published.toml`.
         title: for people.
-        folder: below the root.
+        folder: below the root, and the name of its manifest.
         pictures: how many the papers' means are over.
         prompts: what a guided network may call the kind, the exact name first.
         sigma: of the noise that is added to clean pictures; none for pairs.
@@ -104,6 +102,8 @@ class SuiteResult:
         missing: a sentence for each set that is not there.
         failed: a sentence for each set that could not be finished.
         guided: whether the network was told the true kind.
+        remarks: sentences about what is wrong or ambiguous with the sets that are there.
+        where: in which folder and layout each set was found, by its key.
     """
 
     suite: str
@@ -113,6 +113,13 @@ class SuiteResult:
     missing: dict[str, str] = field(default_factory=dict[str, str])
     failed: dict[str, str] = field(default_factory=dict[str, str])
     guided: bool = False
+    remarks: Sequence[str] = ()
+    where: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def leak(self) -> str:
+        """The status of all sets together: "leak-free", "with a leak" or "leak unknown"."""
+        return worst([result.leak for result in self.sets.values()])
 
     @property
     def average(self) -> Scores | None:
@@ -150,7 +157,12 @@ class SuiteResult:
                     f"{test_set.title} holds {result.n} pictures here; the published means are over "
                     f"{test_set.pictures}: they can't be compared."
                 )
-        return [*notes, *self.missing.values(), *self.failed.values()]
+        leaks: dict[str, list[str]] = {}
+        for test_set in SUITES[self.suite]:
+            if test_set.key in self.sets:
+                leaks.setdefault(str(self.sets[test_set.key].leak), []).append(test_set.title)
+        notes += [f"{', '.join(titles)}: {words}." for words, titles in leaks.items()]
+        return [*notes, *self.remarks, *self.missing.values(), *self.failed.values()]
 
     def to_dict(self, *, per_image: bool = False) -> dict[str, Any]:
         """Plain values for JSON, with the published rows."""
@@ -164,6 +176,8 @@ class SuiteResult:
                 "commit": code_commit(),
                 "sets": {key: result.to_dict(per_image=per_image) for key, result in self.sets.items()},
                 "average": average and {"psnr": average.psnr, "ssim": average.ssim},
+                "leak": self.leak if self.sets else None,
+                "where": dict(self.where),
                 "missing": self.missing,
                 "failed": self.failed,
                 "notes": self.notes,
@@ -176,6 +190,7 @@ class SuiteResult:
                         },
                         "average": row.average and dict(zip(("psnr", "ssim"), row.average, strict=True)),
                         "source": published_sources()[row.source],
+                        "leak": {key: words for key, words in PUBLISHED.items() if key in row.scores},
                     }
                     for row in published(self.suite)
                 ],
@@ -183,32 +198,62 @@ class SuiteResult:
         )
 
 
-def plan_suite(root: str | os.PathLike[str], suite: str) -> tuple[list[TestSet], dict[str, str]]:
-    """The sets of `suite` that lie below `root`, and a sentence for each that does not.
+@dataclass(frozen=True)
+class SuitePlan:
+    """Which sets of a suite are there.
+
+    Attributes:
+        present: where each set was found, by its key.
+        missing: a sentence for each set that is not there, by its key.
+    """
+
+    present: dict[str, Found]
+    missing: dict[str, str]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is wrong or ambiguous with the sets that are there, in sentences, each once."""
+        return list(dict.fromkeys(remark for found in self.present.values() for remark in found.remarks))
+
+
+def plan_suite(root: str | os.PathLike[str], suite: str) -> SuitePlan:
+    """Look for the sets of `suite` below `root`, in every layout that `find_set` knows.
 
     Raises:
         UnknownNameError: no such suite.
-        InputError: a set is there, but empty or without partners.
+        InputError: a set is there as degraded/ and clean/, but empty or without partners.
     """
     if suite not in SUITES:
         raise UnknownNameError(unknown_name("suite", suite, list(SUITES)))
-    present: list[TestSet] = []
+    names = dict.fromkeys(test_set.folder for test_set in SUITES[suite])
+    found = _without_overlap({name: find_set(Path(root), name) for name in names})
+    present: dict[str, Found] = {}
     missing: dict[str, str] = {}
     for test_set in SUITES[suite]:
-        folder = Path(root) / test_set.folder
-        sides = ("clean",) if test_set.sigma else ("degraded", "clean")
-        absent = [str(folder / side) for side in sides if not (folder / side).is_dir()]
-        if absent:
-            missing[test_set.key] = (
-                f"{test_set.title} is skipped: there is no folder {' and no folder '.join(absent)}."
+        match found[test_set.folder]:
+            case Found() as there:
+                present[test_set.key] = there
+            case sentence:
+                missing[test_set.key] = f"{test_set.title} is skipped: {sentence}"
+    return SuitePlan(present, missing)
+
+
+def _without_overlap(found: Mapping[str, Found | str]) -> dict[str, Found | str]:
+    """Files that two sets claim, since names like input/1.png are common, go to the one they fit better."""
+    result: dict[str, Found | str] = {}
+    owners: dict[Path, str] = {}
+    order = sorted(found.items(), key=lambda item: 0 if isinstance(item[1], str) else item[1].faults)
+    for name, entry in order:
+        files = set() if isinstance(entry, str) else set(entry.pictures.files().values())
+        if taken := files & set(owners):
+            owner = owners[min(taken)]
+            result[name] = (
+                f"its names fit {min(taken)}, which belongs to {owner}, whose rules it fits better."
             )
-            continue
-        if test_set.sigma:
-            list_clean(folder)
         else:
-            list_pairs(folder)
-        present.append(test_set)
-    return present, missing
+            result[name] = entry
+            owners |= dict.fromkeys(files, name)
+    return result
 
 
 def evaluate_suite(
@@ -221,6 +266,7 @@ def evaluate_suite(
     seed: int = 0,
     progress: Callable[[TestSet], Progress | None] | None = None,
     witness: Callable[[TestSet], Witness | None] | None = None,
+    plan: SuitePlan | None = None,
 ) -> SuiteResult:
     """Scores on each set of `suite` that lies below `root`.
 
@@ -233,12 +279,14 @@ def evaluate_suite(
         suite: "3task" or "5task".
         protocol, measures, seed: as in `evaluate_denoising`.
         progress, witness: give what is called with the pictures of a set.
+        plan: what `plan_suite` has given, if it was asked before.
 
     Raises:
         InputError: a set is empty or has no partners, or the network has no prompt for one.
         UnknownNameError: no such suite, protocol or measure.
     """
-    present, missing = plan_suite(root, suite)
+    plan = plan or plan_suite(root, suite)
+    present = [test_set for test_set in SUITES[suite] if test_set.key in plan.present]
     choose_measures(protocols.get(protocol), measures)
     prompts: dict[str, str | None] = {s.key: choose_prompt(restorer, *s.prompts) for s in present}
     known = prompts_of(restorer)
@@ -252,7 +300,7 @@ def evaluate_suite(
     sets: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
     for test_set in present:
-        folder = Path(root) / test_set.folder
+        pictures = plan.present[test_set.key].pictures
         options: dict[str, Any] = {
             "protocol": protocol,
             "measures": measures,
@@ -262,15 +310,22 @@ def evaluate_suite(
             "witness": witness(test_set) if witness else None,
         }
         try:
-            if test_set.sigma:
-                sets[test_set.key] = evaluate_denoising(restorer, folder, test_set.sigma, **options)
-            else:
-                sets[test_set.key] = evaluate_pairs(restorer, folder, **options)
+            sets[test_set.key] = evaluate_pictures(restorer, pictures, test_set.sigma, **options)
         except PellucidError as error:
             failed[test_set.key] = f"{test_set.title} could not be finished: {error}"
     network = getattr(restorer, "network", None)
     parameters = None if network is None else sum(p.numel() for p in network.parameters())
-    return SuiteResult(suite, restorer.describe().model, parameters, sets, missing, failed, known is not None)
+    return SuiteResult(
+        suite,
+        restorer.describe().model,
+        parameters,
+        sets,
+        plan.missing,
+        failed,
+        known is not None,
+        plan.remarks,
+        {key: found.where for key, found in plan.present.items()},
+    )
 
 
 def published(suite: str) -> list[Published]:
