@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pellucid import ImageBuffer, compute, models, read_image, write_image
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import Checkpoint, hash_file
+from pellucid.diagnosis import Recognizer
 from pellucid.errors import (
     CheckpointError,
     InputError,
@@ -19,6 +20,7 @@ from pellucid.errors import (
     UnsupportedDtypeError,
 )
 from pellucid.models import ModelSpec
+from pellucid.models.recognizer import SCALES, Answers, RecognizerConfig
 from pellucid.restorer import IdentityRestorer, TorchRestorer, load, pad_picture
 from pellucid.tiling import smallest_tile
 
@@ -302,3 +304,72 @@ def test_every_structure_can_be_restored_with(name):
 def test_what_is_no_picture_is_refused(picture):
     with pytest.raises(InputError, match="The picture is of type"):
         IdentityRestorer()(picture)
+
+
+class Oracle(nn.Module):
+    """A recognizing network that always answers the same."""
+
+    def __init__(self, nothing: float = -5.0, **logits: float) -> None:
+        super().__init__()
+        self.config = RecognizerConfig()
+        row = [logits.get(kind, -5.0) for kind in self.config.kinds]
+        strengths = [SCALES[kind].encode(30.0) for kind in self.config.kinds]
+        self.answers = Answers(torch.tensor([[*row, nothing]]), torch.tensor([strengths]), torch.ones(1))
+        self.asked = 0
+
+    def forward(self, x):
+        self.asked += 1
+        return self.answers
+
+
+def guarded(oracle: Oracle, spec: ModelSpec = BLIND, *, guard: bool = True) -> TorchRestorer:
+    return toy(spec=spec, guard=guard, recognizer=Recognizer(oracle, name="oracle"))
+
+
+def test_a_good_picture_is_left_alone_bit_by_bit(tmp_path):
+    restorer = guarded(Oracle(nothing=5.0))
+    array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    restoration = restorer(array)
+    assert np.array_equal(restoration.array, array)
+    assert restoration.report.guards == {"left_alone": True}
+    assert restoration.report.tiles == 0
+    assert restoration.report.recognized["verdict"] == "nothing wrong"
+    assert restoration.report.seconds.keys() == {"read", "recognize"}
+    tensor = torch.rand(3, 40, 50, dtype=torch.float64)
+    assert torch.equal(restorer(tensor).tensor, tensor)
+    source = tmp_path / "a.jpg"
+    write_image(image_from_array(array), source)
+    restorer(source).save(tmp_path / "b.jpg")
+    assert (tmp_path / "b.jpg").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("oracle", "guard"),
+    [(Oracle(nothing=5.0), False), (Oracle(noise=5.0), True), (Oracle(nothing=0.0), True)],
+)
+def test_any_other_picture_is_restored(oracle, guard):
+    """Without the guard, where something is wrong, and where it is not known."""
+    picture = torch.rand(3, 40, 50)
+    restoration = guarded(oracle, guard=guard)(picture)
+    assert not torch.equal(restoration.tensor, picture)
+    assert "left_alone" not in restoration.report.guards
+    assert restoration.report.recognized is not None
+
+
+def test_a_guided_network_is_told_by_the_recognizer_and_the_report_says_so():
+    report = guarded(Oracle(rain=2.0, noise=4.0), GUIDED)(torch.rand(3, 40, 50)).report
+    assert report.diagnosis == "rain"  # the toy knows no noise
+    assert report.recognized["present"] == ["noise", "rain"]
+    assert report.recognized["strengths"]["rain"] == pytest.approx(30.0)
+
+
+def test_the_callers_word_overrides_the_recognizer():
+    oracle = Oracle(nothing=5.0)
+    report = guarded(oracle, GUIDED)(torch.rand(3, 40, 50), diagnosis="haze").report
+    assert (report.diagnosis, report.recognized, oracle.asked) == ("haze", None, 0)
+
+
+def test_strength_zero_asks_nobody():
+    oracle = Oracle(nothing=5.0)
+    assert guarded(oracle)(torch.rand(3, 40, 50), strength=0).report.recognized is None
+    assert oracle.asked == 0

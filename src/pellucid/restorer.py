@@ -22,6 +22,8 @@ from pellucid import compute, models, weights
 from pellucid.arrays import array_from_image, image_from_array, image_from_tensor
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.compute import Precision, Probe
+from pellucid.diagnosis import DEFAULT as RECOGNIZER
+from pellucid.diagnosis import Recognizer
 from pellucid.errors import (
     InputError,
     MemoryBudgetError,
@@ -50,10 +52,12 @@ class Report:
         tiles: how many pieces the picture was restored in; 0 if the network was not needed.
         tile_size: (height, width) of a piece in pixels of the padded picture.
         strength: 0 the input's own pixels, 1 the network's, linear between.
-        diagnosis: what a guided network was told, else none.
+        diagnosis: what a guided network was told, by its caller or by the recognizer, else none.
         guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
-            smaller tiles were taken).
-        seconds: "read", "restore".
+            smaller tiles were taken), "left_alone" (nothing was wrong: the input's own pixels came back).
+        seconds: "read", "restore", and "recognize" where a recognizer ran.
+        recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
+            did not run.
     """
 
     model: str
@@ -66,6 +70,12 @@ class Report:
     diagnosis: str | None
     guards: dict[str, bool]
     seconds: dict[str, float]
+    recognized: dict[str, Any] | None = None
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the input's own pixels came back, bit by bit."""
+        return self.strength == 0 or self.guards.get("left_alone", False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,7 +107,7 @@ class Restoration:
         """The picture in layout and dtype of an array input; else in the depth of the file, (H, W, C)."""
         if not isinstance(self.original, np.ndarray):
             return array_from_image(self.image)
-        if self.report.strength == 0:
+        if self.report.untouched:
             return self.original.copy()
         array = array_from_image(self.image, self.original.dtype)
         if self.image.alpha is not None:  # float64 would not survive the way through float32
@@ -109,20 +119,20 @@ class Restoration:
         """(3, H, W) in [0, 1], on the device and in the dtype of a tensor input; else float32 on the CPU."""
         if not isinstance(self.original, Tensor):
             return self.image.pixels
-        if self.report.strength == 0:
+        if self.report.untouched:
             return self.original.detach().clone()
         return self.image.pixels.to(self.original.device, self.original.dtype)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the picture with everything its file had (depth, alpha, profile, metadata).
 
-        Strength 0 towards the same file format copies the file, since encoding anew could change pixels.
+        An untouched picture is copied towards the same file format, since encoding anew could change pixels.
 
         Raises:
             InputError: the target exists and `overwrite` is false, or can't be written.
         """
         original = self.original
-        if self.report.strength == 0 and isinstance(original, (str, os.PathLike)):
+        if self.report.untouched and isinstance(original, (str, os.PathLike)):
             source, target = Path(original), Path(path)
             if _format(source) == _format(target):
                 copy_image(source, target, overwrite=overwrite)
@@ -147,7 +157,8 @@ class Restorer(Protocol):
             image: a path; an `ImageBuffer`; an array (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or
                 floating point in [0, 1]; or a tensor (3, H, W), floating point in [0, 1]. sRGB-encoded. Alpha
                 is kept.
-            diagnosis: for a guided network, the name of its prompt; blind networks take none.
+            diagnosis: for a guided network, the name of its prompt; without it a recognizer finds it. Blind
+                networks take none.
             strength: 0 gives the input's own pixels, bit by bit; 1 the network's; linear between.
             progress: called with (tiles done, tiles in all) after each tile.
 
@@ -216,6 +227,8 @@ class TorchRestorer:
         device: str | None = None,
         precision: str | None = None,
         memory: int | None = None,
+        guard: bool = False,
+        recognizer: Recognizer | None = None,
     ) -> None:
         """Wrap `network`, which is moved to the device and frozen.
 
@@ -230,6 +243,9 @@ class TorchRestorer:
                 gray level (root mean square) of float32.
             memory: bytes that a tile may take. Default: half of what is free, and on the CPU no tile beyond
                 one megapixel, since larger ones are slower.
+            guard: give a picture back as it is where the recognizer surely finds nothing wrong.
+            recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
+                one, loaded when it is first asked.
 
         Raises:
             InputError: no such device, or memory below 1.
@@ -255,6 +271,7 @@ class TorchRestorer:
         self.device = compute.choose_device(device)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.guard, self._recognizer = guard, recognizer
         self._asked_precision: Precision | None = precision
         self._probe: Probe | None = None
 
@@ -286,13 +303,23 @@ class TorchRestorer:
         progress: Progress | None = None,
     ) -> Restoration:
         """See `Restorer`."""
-        strength, prompt = _checked(strength), self._prompt(diagnosis)
-        report = dataclasses.replace(self.describe(), strength=strength, diagnosis=diagnosis)
+        strength = _checked(strength)
+        if diagnosis is not None:
+            self._prompt(diagnosis)  # refused before the picture is read
         start = time.perf_counter()
         degraded = _open(image)
-        opened = time.perf_counter()
+        seconds = {"read": time.perf_counter() - start}
+        report = dataclasses.replace(self.describe(), strength=strength, diagnosis=diagnosis, seconds=seconds)
         if strength == 0:
-            return Restoration(degraded, dataclasses.replace(report, seconds={"read": opened - start}), image)
+            return Restoration(degraded, report, image)
+        if diagnosis is None and self.recognizes:
+            report = self._recognized(degraded, report)
+            if report.untouched:
+                if progress is not None:
+                    progress(1, 1)
+                return Restoration(degraded, report, image)
+        prompt = self._prompt(report.diagnosis)
+        opened = time.perf_counter()
         restored, plan, guards = self._restore(degraded.pixels, prompt, progress)
         pixels = torch.lerp(degraded.pixels, restored.clamp_(0, 1), strength).clamp_(0, 1)
         report = dataclasses.replace(
@@ -300,9 +327,37 @@ class TorchRestorer:
             tiles=len(plan),
             tile_size=(plan.tile_height, plan.tile_width),
             guards=guards,
-            seconds={"read": opened - start, "restore": time.perf_counter() - opened},
+            seconds=report.seconds | {"restore": time.perf_counter() - opened},
         )
         return Restoration(dataclasses.replace(degraded, pixels=pixels), report, image)
+
+    @property
+    def recognizer(self) -> Recognizer:
+        """What finds out what is wrong, where nobody has said it."""
+        if self._recognizer is None:
+            self._recognizer = Recognizer.load()
+        return self._recognizer
+
+    @property
+    def recognizes(self) -> bool:
+        """Whether a recognizer is asked where nobody says what is wrong.
+
+        One was given, or the embedded one is needed, by the guard or a guided network, and is there.
+        """
+        needed = self.guard or self.spec.guided
+        return self._recognizer is not None or (needed and RECOGNIZER in weights.names())
+
+    def _recognized(self, degraded: ImageBuffer, report: Report) -> Report:
+        """The report, with what the recognizer found, what a guided network is told, and the verdict."""
+        found = self.recognizer(degraded)
+        prompt = found.prompt(self.network.config.prompts) if self.spec.guided else None  # type: ignore[union-attr, arg-type]
+        return dataclasses.replace(
+            report,
+            diagnosis=prompt,
+            recognized=found.to_dict(),
+            guards={"left_alone": True} if self.guard and found.verdict == "nothing wrong" else {},
+            seconds=report.seconds | {"recognize": found.seconds},
+        )
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:
@@ -416,6 +471,7 @@ def load(
     device: str | None = None,
     precision: str | None = None,
     memory: int | None = None,
+    guard: bool = True,
 ) -> TorchRestorer:
     """A restorer by the name of its weights, or from a checkpoint file.
 
@@ -424,6 +480,7 @@ def load(
         device: "cuda", "mps" or "cpu"; default: the first of them that works.
         precision: "float32" or "bf16"; default: chosen by a probe.
         memory: bytes that a tile may take; default: half of what is free.
+        guard: give a picture back as it is where the recognizer surely finds nothing wrong.
 
     Raises:
         UnknownNameError: no such weights.
@@ -457,6 +514,7 @@ def load(
         device=device,
         precision=precision,
         memory=memory,
+        guard=guard,
     )
 
 

@@ -153,7 +153,9 @@ def train_recognizer(
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(recipe, progress.step, done)
         rng = torch.Generator().manual_seed(progress.step)
-        loss = _loss(network, x.to(place), presence.to(place), strengths.to(place), rng)
+        with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
+            features = _features(network, x.to(place), 1, rng)
+        loss = _error(network.conclude(features), presence.to(place), strengths.to(place))
         optimizer.zero_grad()
         loss.sum().backward()
         if recipe.clip_norm:
@@ -205,11 +207,6 @@ def _loader(batches: Dataset[tuple[Tensor, Tensor, Tensor]], indices: Iterable[i
     return DataLoader(batches, batch_size=None, sampler=order, num_workers=workers)
 
 
-def _loss(network: Any, x: Tensor, presence: Tensor, strengths: Tensor, rng: torch.Generator) -> Tensor:
-    """(2,): cross entropy of presence, and the error of strengths, each over what has a label."""
-    return _error(network.conclude(_features(network, x, 1, rng)), presence, strengths)
-
-
 def _features(network: Any, x: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """(B, F) from `count` crops of each picture, at places of JPEG's grid that all of the batch share."""
     side = network.config.crop
@@ -222,6 +219,7 @@ def _features(network: Any, x: Tensor, count: int, rng: torch.Generator) -> Tens
 
 
 def _error(answers: Answers, presence: Tensor, strengths: Tensor) -> Tensor:
+    """(2,): cross entropy of presence, and the error of strengths, each over what has a label."""
     known, told = ~presence.isnan(), ~strengths.isnan()
     entropy = F.binary_cross_entropy_with_logits(answers.logits, presence.nan_to_num(), reduction="none")
     error = F.smooth_l1_loss(answers.strengths, strengths.nan_to_num(), beta=BETA, reduction="none")

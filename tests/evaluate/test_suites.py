@@ -1,12 +1,18 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from pellucid import models
+from pellucid.diagnosis import Recognizer
 from pellucid.errors import InputError, UnknownNameError
 from pellucid.evaluate import evaluate_suite, plan_suite
+from pellucid.evaluate.report import comparison
 from pellucid.evaluate.suites import SUITES, published, published_sources
+from pellucid.models.recognizer import Answers, RecognizerConfig
 from pellucid.restorer import IdentityRestorer, TorchRestorer
 
 # Rows whose printed averages do not follow from their printed columns; `published.toml` says so.
@@ -90,20 +96,33 @@ def test_another_protocol_is_not_to_be_compared(root):
     assert any("can't be compared" in note for note in result.notes)
 
 
-def guided(prompts: tuple[str, ...]) -> TorchRestorer:
-    from dataclasses import replace
-
+def guided(prompts: tuple[str, ...], recognizer: Recognizer | None = None) -> TorchRestorer:
     spec = models.get("dfpir_s")
-    config = replace(spec.config, prompts=prompts)
-    return TorchRestorer(spec.build(config), spec, device="cpu", precision="float32")
+    network = spec.build(replace(spec.config, prompts=prompts))
+    torch.manual_seed(0)
+    for parameter in network.parameters():  # fresh, it heeds no prompt
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    return TorchRestorer(network, spec, device="cpu", precision="float32", recognizer=recognizer)
 
 
-def test_a_guided_network_is_told_the_true_kind(root):
+class AlwaysHaze(nn.Module):
+    """A recognizing network that has made up its mind."""
+
+    config = RecognizerConfig()
+
+    def forward(self, x: torch.Tensor) -> Answers:
+        logits = torch.tensor([[9.0 if kind == "haze" else -9.0 for kind in (*self.config.kinds, "nothing")]])
+        return Answers(logits, torch.ones(1, len(self.config.kinds)), torch.ones(1))
+
+
+def test_a_guided_network_is_told_the_true_kind(root, monkeypatch):
+    monkeypatch.setattr("pellucid.restorer.RECOGNIZER", "nobody")
     for folder in ("sots_outdoor", "rain100l"):
         for side in ("clean", "degraded"):
             for path in sorted((root / folder / side).iterdir())[1:]:
                 path.unlink()
-    result = evaluate_suite(guided(("noise_15", "rain", "noise_50", "haze", "noise")), root, "3task")
+    restorer = guided(("noise_15", "rain", "noise_50", "haze", "noise"))
+    result = evaluate_suite(restorer, root, "3task")
     told = {key: evaluation.diagnosis for key, evaluation in result.sets.items()}
     assert told == {
         "sots_outdoor": "haze",
@@ -112,8 +131,26 @@ def test_a_guided_network_is_told_the_true_kind(root):
         "cbsd68_25": "noise",
         "cbsd68_50": "noise_50",
     }
-    assert "no recognizer exists yet" in result.notes[0]
+    assert "no recognizer is there" in result.notes[0] and not result.recognized
     assert result.parameters == sum(p.numel() for p in guided(("noise",)).network.parameters())
+
+
+def test_a_guided_network_is_measured_with_the_kind_recognized_too(root):
+    shutil.rmtree(root / "cbsd68")
+    restorer = guided(("rain", "haze", "noise"), recognizer=Recognizer(AlwaysHaze()))
+    result = evaluate_suite(restorer, root, "3task")
+    assert {key: e.diagnosis for key, e in result.sets.items()} == {
+        "sots_outdoor": "haze",
+        "rain100l": "rain",
+    }
+    assert result.recognized.keys() == result.sets.keys()
+    # Told haze where it is haze, the network gives the same; told haze where it is rain, it gives another.
+    assert result.recognized["sots_outdoor"].output == result.sets["sots_outdoor"].output
+    assert result.recognized["rain100l"].output != result.sets["rain100l"].output
+    assert "kind recognized" in result.notes[0]
+    names = [row[0] for row in comparison(result)[1:3]]
+    assert names == ["dfpir_s (ours)", "dfpir_s, kind recognized (ours)"]
+    assert result.to_dict()["recognized"]["rain100l"]["diagnosis"] is None
 
 
 def test_a_guided_network_without_the_right_prompt_is_refused(root):

@@ -69,13 +69,13 @@ def parse_size(text: str) -> int:
 
 
 def load_restorer(
-    model: str, device: str | None, precision: str | None, memory: str | None
+    model: str, device: str | None, precision: str | None, memory: str | None, *, guard: bool = False
 ) -> "TorchRestorer":
-    """The restorer that the options ask for."""
+    """The restorer that the options ask for; with a guard, which leaves good pictures alone, if wanted."""
     size = None if memory is None else parse_size(memory)
     from pellucid.restorer import load
 
-    return load(model, device=device, precision=precision, memory=size)
+    return load(model, device=device, precision=precision, memory=size, guard=guard)
 
 
 def describe(report: "Report") -> str:

@@ -53,6 +53,10 @@ def evaluate(
         Path, typer.Option(help="With --shards: folder in which <weights>.csv is written.")
     ] = Path("results"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+    guard: Annotated[
+        bool,
+        typer.Option("--guard", help="Let the recognizer leave good pictures alone, as restore does."),
+    ] = False,
     device: Device = None,
     precision: PrecisionName = None,
     memory: Memory = None,
@@ -80,7 +84,7 @@ def evaluate(
             check_writable(path, overwrite=overwrite)
     if csv is not None and csv == report:
         raise InputError(f"--csv and --report both name {csv}; expected two files. Name another for one.")
-    restorer = load_restorer(model, device, precision, memory)
+    restorer = load_restorer(model, device, precision, memory, guard=guard)
     options: dict[str, Any] = {"protocol": protocol, "measures": measure or (), "seed": seed}
     shown = _Shown(csv=csv, overwrite=overwrite, per_image=per_image, as_json=as_json)
     if shards is not None:

@@ -29,6 +29,10 @@ def restore(
     precision: PrecisionName = None,
     memory: Memory = None,
     prompt: Prompt = None,
+    guard: Annotated[
+        bool,
+        typer.Option("--guard/--no-guard", help="Leave a picture alone in which surely nothing is wrong."),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     max_pixels: Annotated[
         int | None,
@@ -38,6 +42,9 @@ def restore(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")] = False,
 ) -> None:
     """Restore photographs.
+
+    A picture in which surely nothing is wrong comes back as it is (--no-guard: it is restored like any
+    other). A guided model finds out what is wrong, unless --prompt says it.
 
     One file goes to one file. A folder keeps its tree; its names and formats stay as they are. Hidden files,
     links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
@@ -61,7 +68,7 @@ def restore(
             refused[job] = error
     restorer = None
     if len(refused) < len(plan.jobs):
-        restorer = load_restorer(model, device, precision, memory)
+        restorer = load_restorer(model, device, precision, memory, guard=guard)
         if not quiet:
             say(describe(restorer.describe()))
     limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)

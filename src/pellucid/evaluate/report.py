@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from pellucid import metrics
 from pellucid.errors import InputError
 from pellucid.evaluate.leaks import PUBLISHED, PUBLISHED_SHORT
-from pellucid.evaluate.scores import Evaluation, PictureScores, as_csv
+from pellucid.evaluate.scores import Evaluation, PictureScores, Scores, as_csv
 from pellucid.evaluate.suites import SUITES, SuiteResult, published, published_sources
 from pellucid.image import ImageBuffer
 from pellucid.image_io import encode_image
@@ -78,18 +79,23 @@ def check_suffix(path: Path) -> None:
 def comparison(result: SuiteResult) -> list[list[str]]:
     """The table as text: its head, our row, then the published ones, the best average first."""
     sets = SUITES[result.suite]
-    average = result.average
     rows = [["method", "parameters", *(s.title for s in sets), "average", "leak", "source"]]
-    rows.append(
-        [
-            f"{result.model} (ours)",
-            "" if result.parameters is None else f"{result.parameters / 1e6:.2f}M",
-            *(_cell(e.output.psnr, e.output.ssim) if (e := result.sets.get(s.key)) else "-" for s in sets),
-            _cell(average.psnr, average.ssim) if average else "-",
-            result.leak,
-            "measured",
-        ]
-    )
+    ours: list[tuple[str, Mapping[str, Evaluation], Scores | None]] = [
+        (result.model, result.sets, result.average)
+    ]
+    if result.recognized:
+        ours.append((f"{result.model}, kind recognized", result.recognized, result.recognized_average))
+    for name, scores, average in ours:
+        rows.append(
+            [
+                f"{name} (ours)",
+                "" if result.parameters is None else f"{result.parameters / 1e6:.2f}M",
+                *(_cell(e.output.psnr, e.output.ssim) if (e := scores.get(s.key)) else "-" for s in sets),
+                _cell(average.psnr, average.ssim) if average else "-",
+                result.leak,
+                "measured",
+            ]
+        )
     for row in published(result.suite):
         cells = [row.scores.get(s.key) for s in sets]
         rows.append(
@@ -183,10 +189,12 @@ def _csv(result: SuiteResult) -> str:
             {"method": method, "parameters": parameters, "set": key, **numbers, "source": source, **origin}
         )
 
-    for key, evaluation in result.sets.items():
+    told = [(result.model, key, evaluation) for key, evaluation in result.sets.items()]
+    told += [(f"{result.model}, kind recognized", key, one) for key, one in result.recognized.items()]
+    for method, key, evaluation in told:
         psnr, ssim = evaluation.psnr.output, evaluation.ssim.output
         row(
-            result.model,
+            method,
             result.parameters,
             key,
             "measured",

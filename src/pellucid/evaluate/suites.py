@@ -102,6 +102,8 @@ class SuiteResult:
         missing: a sentence for each set that is not there.
         failed: a sentence for each set that could not be finished.
         guided: whether the network was told the true kind.
+        recognized: for a guided network, the evaluation of each set where it was told what the recognizer
+            found.
         remarks: sentences about what is wrong or ambiguous with the sets that are there.
         where: in which folder and layout each set was found, by its key.
     """
@@ -115,6 +117,7 @@ class SuiteResult:
     guided: bool = False
     remarks: Sequence[str] = ()
     where: Mapping[str, str] = field(default_factory=dict[str, str])
+    recognized: Mapping[str, Evaluation] = field(default_factory=dict[str, Evaluation])
 
     @property
     def leak(self) -> str:
@@ -124,7 +127,15 @@ class SuiteResult:
     @property
     def average(self) -> Scores | None:
         """The mean over all sets, as the papers take it; none unless all are there."""
-        results = list(self.sets.values())
+        return self._average(self.sets)
+
+    @property
+    def recognized_average(self) -> Scores | None:
+        """The same, where the network was told what the recognizer found."""
+        return self._average(self.recognized)
+
+    def _average(self, sets: Mapping[str, Evaluation]) -> Scores | None:
+        results = list(sets.values())
         if len(results) < len(SUITES[self.suite]):
             return None
         n = len(results)
@@ -141,8 +152,12 @@ class SuiteResult:
         notes: list[str] = []
         if self.guided:
             notes.append(
-                f"{self.model} is guided and was told the true kind of each set. A column with the kind "
-                "recognized from the picture is left out: no recognizer exists yet."
+                f"{self.model} is guided and was told the true kind of each set"
+                + (
+                    "; in the row 'kind recognized', what the recognizer found in each picture."
+                    if self.recognized
+                    else ". A row with the kind recognized is left out: no recognizer is there."
+                )
             )
         names = {result.protocol_name for result in self.sets.values()}
         if names - {protocols.DEFAULT}:
@@ -176,6 +191,9 @@ class SuiteResult:
                 "commit": code_commit(),
                 "sets": {key: result.to_dict(per_image=per_image) for key, result in self.sets.items()},
                 "average": average and {"psnr": average.psnr, "ssim": average.ssim},
+                "recognized": {
+                    key: result.to_dict(per_image=per_image) for key, result in self.recognized.items()
+                },
                 "leak": self.leak if self.sets else None,
                 "where": dict(self.where),
                 "missing": self.missing,
@@ -270,7 +288,8 @@ def evaluate_suite(
 ) -> SuiteResult:
     """Scores on each set of `suite` that lies below `root`.
 
-    A guided network is told the true kind of each set. A set whose files can't be used does not end the
+    A guided network is told the true kind of each set, and then, in a second pass, what the recognizer finds
+    in each picture. A set whose files can't be used does not end the
     others: it is told in `failed`.
 
     Args:
@@ -298,6 +317,7 @@ def evaluate_suite(
                 "with --prompt."
             )
     sets: dict[str, Evaluation] = {}
+    recognized: dict[str, Evaluation] = {}
     failed: dict[str, str] = {}
     for test_set in present:
         pictures = plan.present[test_set.key].pictures
@@ -311,6 +331,9 @@ def evaluate_suite(
         }
         try:
             sets[test_set.key] = evaluate_pictures(restorer, pictures, test_set.sigma, **options)
+            if known is not None and getattr(restorer, "recognizes", False):
+                options |= {"diagnosis": None, "witness": None}
+                recognized[test_set.key] = evaluate_pictures(restorer, pictures, test_set.sigma, **options)
         except PellucidError as error:
             failed[test_set.key] = f"{test_set.title} could not be finished: {error}"
     network = getattr(restorer, "network", None)
@@ -325,6 +348,7 @@ def evaluate_suite(
         known is not None,
         plan.remarks,
         {key: found.where for key, found in plan.present.items()},
+        recognized,
     )
 
 

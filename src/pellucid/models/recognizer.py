@@ -272,7 +272,9 @@ class RecognizerNetwork(nn.Module):
 
     def features(self, crops: Tensor, view: Tensor) -> Tensor:
         """(B, F): what the three looks find."""
-        return torch.cat([self.spectrum(crops), self.trunk(crops), self.view(view)], dim=1)
+        with torch.autocast(crops.device.type, enabled=False):  # half precision would hide JPEG's zeros
+            spectrum = self.spectrum(crops.float())
+        return torch.cat([spectrum, self.trunk(crops).float(), self.view(view).float()], dim=1)
 
     def conclude(self, features: Tensor) -> Answers:
         """What features (B, F) mean."""
