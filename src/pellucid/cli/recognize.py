@@ -158,11 +158,15 @@ def _print(scores: dict[str, Any]) -> None:
     console.print(table)
     console.print()
     macro, sigma = scores["macro_f1"], scores["sigma_error"]
-    print(f"macro F1: {macro['single']:.3f} on single kinds, {macro['composite']:.3f} on composites")
-    print(f"sigma of Gaussian noise: off by {sigma['gaussian']:.1%} (mean relative error)")
+    print(f"macro F1: {_told(macro['single'])} on single kinds, {_told(macro['composite'])} on composites")
+    print(f"sigma of Gaussian noise: off by {_told(sigma['gaussian'])} (mean relative error)")
     print(
-        f"expected calibration error: {scores['calibration_error']:.1%} of the kinds, "
-        f"{scores['calibration_error_nothing_wrong']:.1%} of nothing wrong"
+        f"expected calibration error: {_told(scores['calibration_error'])} of the kinds, "
+        f"{_told(scores['calibration_error_nothing_wrong'])} of nothing wrong"
     )
     strange = ", ".join(f"{name}: {verdict}" for name, verdict in scores["strange"].items())
     print(f"strange pictures: {strange}")
+
+
+def _told(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -23,7 +23,7 @@ from pellucid.labels import KINDS, strange_pictures, validation_pictures, with_d
 from pellucid.models.recognizer import SCALES, Answers
 
 BINS = 10  # of equal width, for the expected calibration error (Guo et al., 2017)
-RIDGE = 1e-2  # holds slopes near 1 and offsets near 0 where few pictures say anything
+RIDGE = 1e-3  # holds slopes near 1 and offsets near 0 where few pictures say anything
 FAMILIAR = 0.995  # share of the calibration pictures that count as familiar
 DRAWN = 54  # validation pictures that are no photographs
 DRAWN_SEED = 1  # not that of training
