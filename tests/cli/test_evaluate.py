@@ -192,23 +192,30 @@ def test_official_weights_are_converted_and_evaluated(run, tmp_path):
     save_file({"codes": codes}, tmp_path / "codes.safetensors", {"prompts": json.dumps(prompts)})
     weights = tmp_path / "converted.safetensors"
     converted = run(
-        *("convert", tmp_path / "official.pth", "-o", weights),
+        *("convert", tmp_path / "official.pth", "-o", weights, "--model", "dfpir"),
         *("--prompt-codes", tmp_path / "codes.safetensors"),
     )
     assert converted.code == 0, converted.err
 
+    add_set(tmp_path, "sots_outdoor")
     add_set(tmp_path, "rain100l")
+    (tmp_path / "test/denoise").mkdir(parents=True)  # as the authors' data lie
     add_set(tmp_path, "cbsd68", ("clean",))
+    (tmp_path / "cbsd68/clean").rename(tmp_path / "test/denoise/bsd68")
+    (tmp_path / "test/denoise/bsd68/x.png").rename(tmp_path / "test/denoise/bsd68/3096.png")
     options = ("--model", weights, "--device", "cpu", "--precision", "float32", "--json")
     values = json.loads(run("evaluate", *options, "--data", tmp_path, "--suite", "3task").out)
     told = {key: row["diagnosis"] for key, row in values["sets"].items()}
     assert told == {
+        "sots_outdoor": "haze",
         "rain100l": "rain",
         "cbsd68_15": "noise_15",
         "cbsd68_25": "noise_25",
         "cbsd68_50": "noise_50",
     }
     assert values["guided"] is True
+    assert values["average"] is not None
+    assert values["leak"] == "leak unknown"
     call = ("evaluate", *options, "--data", tmp_path / "rain100l")
     alone = json.loads(run(*call, "--prompt", "rain").out)
     assert alone["output"] == values["sets"]["rain100l"]["output"]

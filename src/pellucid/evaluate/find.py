@@ -92,4 +92,6 @@ def _remarks(name: str, folder: Path, where: str, report: SplitReport, *, left_o
         return ()
     some = f" {left_out:,} of its pairs are left out." if left_out else ""
     title = load_manifest(name).title
-    return (f"{title} in {where}: {'; '.join(parts)}.{some} All: pellucid data verify {name} {folder}",)
+    return (
+        f"{title} in {where}: {'; '.join(parts)}.{some} See all with: pellucid data verify {name} {folder}",
+    )

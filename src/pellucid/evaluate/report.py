@@ -243,8 +243,10 @@ def _markdown(result: SuiteResult) -> str:
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; color: #222;
   max-width: 1500px; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums;
+  display: block; overflow-x: auto; }
+th, td { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+li { overflow-wrap: anywhere; }
 tr.ours td { font-weight: bold; background: #eef4fb; }
 figure { margin: 1rem 0; }
 .strip { display: flex; gap: .4rem; }

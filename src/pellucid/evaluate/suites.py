@@ -169,8 +169,8 @@ class SuiteResult:
             result = self.sets.get(test_set.key)
             if result is not None and result.n != test_set.pictures:
                 notes.append(
-                    f"{test_set.title} holds {result.n} pictures here; the published means are over "
-                    f"{test_set.pictures}: they can't be compared."
+                    f"{test_set.title} holds {result.n:,} pictures here; the published means are over "
+                    f"{test_set.pictures:,}: they can't be compared."
                 )
         leaks: dict[str, list[str]] = {}
         for test_set in SUITES[self.suite]:
