@@ -31,6 +31,8 @@ INVISIBLE = 0.7
 REAL_STREAKS = 0.6  # share of the rain that real streak planes make, where the data has them
 MORE_ON_PAIRS = 0.3  # share of the real pairs that are degraded further
 MOST_REDUCTION = 2.5
+# NYU's pictures are JPEG files of quality 75, and show it: to call them so is neither right nor wrong.
+HISTORY = {"depth": "jpeg"}
 # What no drawing shows: a flat color has no haze that could be told from its color.
 NOT_ON_DRAWINGS = ("haze", "low_light")
 
@@ -42,7 +44,7 @@ class Truth:
     Attributes:
         strengths: by kind, in the kind's unit; none where it is not known. Kinds that are not here are
             absent.
-        hidden: kinds that were applied and can't be seen.
+        hidden: kinds of which nobody can say whether they show.
     """
 
     strengths: dict[str, float | None] = field(default_factory=dict[str, float | None])
@@ -210,6 +212,8 @@ def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Ma
     """
     clean, extra = planes[:, :3], planes[:, 3:]
     truth = Truth()
+    if task.source in HISTORY:
+        truth.hidden.add(HISTORY[task.source])
     if task.kind == "clean":
         return Labelled(clean[0], truth)
     if task.operator is None:
@@ -246,6 +250,7 @@ def _apply(
     extra = {"depth": depth} if depth is not None else {"streaks": streaks} if streaks is not None else {}
     after: Tensor = operator.apply(before, params, **extra)
     truth.strengths[operator.kind] = measure_strength(operator.name, params, before, after)
+    truth.hidden.discard(operator.kind)
     if _difference(before, after) < INVISIBLE:
         truth.hidden.add(operator.kind)
     return after
