@@ -201,13 +201,14 @@ def test_nan_is_refused():
         toy()(np.full((4, 4), np.nan))
 
 
-def test_guided_networks_are_told_what_is_wrong():
+def test_guided_networks_are_told_what_is_wrong(monkeypatch):
     picture, restorer = torch.rand(3, 16, 16), toy(spec=GUIDED)
     blurred = toy()(picture).tensor
     assert torch.allclose(restorer(picture, diagnosis="rain").tensor, blurred * 0.5, atol=1e-6)
     haze = restorer(picture, diagnosis="haze")
     assert torch.allclose(haze.tensor, blurred * 0.25, atol=1e-6)
     assert haze.report.diagnosis == "haze"
+    monkeypatch.setattr("pellucid.restorer.RECOGNIZER", "nobody")
     with pytest.raises(InputError, match="rain, haze"):
         restorer(picture)
     with pytest.raises(InputError, match="Did you mean rain"):
@@ -373,3 +374,10 @@ def test_strength_zero_asks_nobody():
     oracle = Oracle(nothing=5.0)
     assert guarded(oracle)(torch.rand(3, 40, 50), strength=0).report.recognized is None
     assert oracle.asked == 0
+
+
+def test_a_network_whose_prompts_the_recognizer_does_not_know_must_be_told():
+    config = ToyConfig(prompts=("scratches",))
+    oracle = Recognizer(Oracle(rain=2.0))
+    with pytest.raises(InputError, match="must be told what is wrong"):
+        toy(Toy(config), GUIDED, recognizer=oracle)(torch.rand(3, 40, 50))

@@ -31,3 +31,17 @@ def test_shipped_weights_have_rows(name):
     assert all(row.get("leak", "" if known else "leak unknown").startswith(states) for row in rows), (
         f"{path} does not say whether its test pictures were trained on: measure anew with --overwrite"
     )
+
+
+@pytest.mark.parametrize("name", sorted(set(weights.names()) - set(RESTORING)))
+def test_shipped_recognizers_have_rows(name):
+    path = RESULTS / f"{name}.csv"
+    assert path.is_file(), f"measure them: pellucid recognize --shards DIR --model {name}"
+    rows = list(csv.DictReader(path.read_text("utf-8").splitlines()))
+    kinds = {*Checkpoint.read(weights.find(name).path).config["kinds"], "all"}
+    parts = ("single", "composite")
+    assert {(row["kind"], row["pictures"]) for row in rows} == {
+        (kind, part) for kind in kinds for part in parts
+    }
+    stale = {row["weights_sha256"] for row in rows} - {weights.find(name).sha256}
+    assert not stale, f"{path} is of other weights: measure these anew with --overwrite"

@@ -1,0 +1,80 @@
+"""What the guard changes: how many pictures come back worse with it and without, and what recognizing costs.
+
+    python benchmarks/guard.py --shards SHARDS [--limit 20]
+
+Each validation pair is restored once by the default weights and recognized once; with the guard, a picture in
+which surely nothing is wrong counts as it came. "Worse" is a PSNR lower than the input's by more than 0.005
+dB; a clean picture is worse if it changed at all.
+"""
+
+import argparse
+import statistics
+import time
+from itertools import groupby
+
+import torch
+
+from pellucid import load
+from pellucid.data import load_shards, validation_pairs
+from pellucid.diagnosis import Recognizer
+from pellucid.metrics.psnr_rgb import psnr_rgb
+
+RUNS = 15
+TOLERANCE = 0.005  # dB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", required=True, help="folder with manifest.json")
+    parser.add_argument("--limit", type=int, default=20, help="pictures of each kind")
+    options = parser.parse_args()
+    restorer, recognizer = load(device="cpu", precision="float32", guard=False), Recognizer.load()
+    print(
+        "| validation pairs | pictures | left alone | worse without guard | worse with guard "
+        "| dB without | dB with |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    total = [0, 0, 0, 0]
+    for kind, pairs in groupby(
+        validation_pairs(load_shards(options.shards, "val"), options.limit), lambda p: p[0]
+    ):
+        rows = [measure(restorer, recognizer, degraded, clean) for _, degraded, clean in pairs]
+        left = sum(alone for alone, *_ in rows)
+        worse = [sum(worsened(row[1], row[i]) for row in rows) for i in (2, 3)]
+        means = [statistics.fmean(min(row[i], 99.0) for row in rows) for i in (2, 3)]
+        print(
+            f"| {kind} | {len(rows)} | {left} | {worse[0]} | {worse[1]} | {means[0]:.2f} | {means[1]:.2f} |",
+            flush=True,
+        )
+        if kind != "clean":
+            total = [a + b for a, b in zip(total, (len(rows), left, *worse), strict=True)]
+    print(f"| all degraded | {' | '.join(map(str, total))} | | |")
+    picture = torch.rand(3, 1000, 1000)
+    recognizer(picture)
+    times = sorted(timed(recognizer, picture) for _ in range(RUNS))
+    print(
+        f"\nrecognizing 1000 x 1000 pixels: {1000 * statistics.median(times):.0f} ms (median of {RUNS}, "
+        f"{1000 * times[0]:.0f} to {1000 * times[-1]:.0f}), {torch.get_num_threads()} threads"
+    )
+
+
+def measure(restorer, recognizer, degraded, clean) -> tuple[bool, float, float, float]:
+    """Whether the guard leaves it alone; PSNR of the input, of the restored, and with the guard."""
+    restored = restorer(degraded[0]).tensor[None]
+    alone = recognizer(degraded[0]).verdict == "nothing wrong"
+    before, after = psnr_rgb(degraded, clean), psnr_rgb(restored, clean)
+    return alone, before, after, before if alone else after
+
+
+def worsened(before: float, after: float) -> bool:
+    return after < before - TOLERANCE
+
+
+def timed(recognizer, picture) -> float:
+    start = time.perf_counter()
+    recognizer(picture)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
