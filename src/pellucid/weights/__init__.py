@@ -91,7 +91,7 @@ def find(name_or_path: str | os.PathLike[str]) -> WeightsFile:
     return WeightsFile(text, file, row.sha256, row.bytes, row.license, card)
 
 
-def register(path: str | os.PathLike[str], *, license: str = "Apache-2.0") -> WeightsFile:
+def register(path: str | os.PathLike[str], *, license: str = "Apache-2.0") -> WeightsFile:  # noqa: A002
     """Enter a file of this folder into `index.json`, under its stem; for whoever commits new weights.
 
     Args:
