@@ -93,7 +93,7 @@ def test_wrong_calls_end_in_a_sentence(run, options, photo, tmp_path, monkeypatc
     assert "Traceback" not in result.err
 
 
-def test_a_guided_network_wants_its_prompt(run, photo, tmp_path):
+def test_a_guided_network_wants_its_prompt(run, photo, tmp_path, monkeypatch):
     import torch
 
     from pellucid.checkpoint import Checkpoint
@@ -103,7 +103,9 @@ def test_a_guided_network_wants_its_prompt(run, photo, tmp_path):
     config = DFPIRConfig(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, prompts=("rain", "haze"))
     Checkpoint.from_network("dfpir", DFPIR(config)).write(tmp_path / "told.safetensors")
     options = ("--model", tmp_path / "told.safetensors", "--device", "cpu", "--precision", "float32")
-    result = run("explain", photo, *options)
+    with monkeypatch.context() as without:
+        without.setattr("pellucid.restorer.RECOGNIZER", "no such weights")
+        result = run("explain", photo, *options)
     assert (result.code, result.out) == (2, "")
     assert "Give one of its prompts, rain, haze" in result.err
     result = run("explain", photo, "--prompt", "haze", *options)

@@ -52,7 +52,7 @@ def explain_picture(
     Args:
         restorer: holds the network.
         image: the picture.
-        diagnosis: for guided networks, the name of the prompt.
+        diagnosis: for guided networks, the name of the prompt; without it a recognizer finds it.
 
     Raises:
         PellucidError: as a restorer does.
@@ -64,8 +64,8 @@ def explain_picture(
     # Tiles of a plan that ran out of memory come before those of the plan that worked.
     routing = summarize_choices(calls[-report.tiles :]) if routes(restorer) else None
     prompts = None
-    if diagnosis is not None and perturbs(restorer):
-        prompts = compare_prompts(restorer, image.pixels, diagnosis)
+    if report.diagnosis is not None and perturbs(restorer):
+        prompts = compare_prompts(restorer, image.pixels, report.diagnosis)
     return Explanation(
         report,
         image,
