@@ -267,9 +267,10 @@ def test_an_error_of_the_restorer_keeps_its_exit_code(run, options, tmp_path, mo
 
 
 def test_ctrl_c_leaves_no_half_file(options, tmp_path):
-    for i in range(40):
+    for i in range(200):  # far from done when the first appears, even if this process has to wait
         save(tmp_path / "in" / f"{i}.png", (300, 300))
     command = [sys.executable, "-m", "pellucid", "restore", tmp_path / "in", "-o", tmp_path / "out", *options]
+    command.append("--no-guard")
     alone = os.environ | {"OMP_NUM_THREADS": "1"}
     # A job in the background inherits SIGINT ignored, and would hand that on; a handled signal starts anew.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -283,7 +284,7 @@ def test_ctrl_c_leaves_no_half_file(options, tmp_path):
     assert process.returncode == 130
     assert b"Traceback" not in err
     written = files(tmp_path / "out")
-    assert 0 < len(written) < 40
+    assert 0 < len(written) < 200
     for name in written:
         assert name.endswith(".png")
         assert read_image(tmp_path / "out" / name).height == 300
