@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pellucid.losses import fourier_l1, l1
+from pellucid.losses import fourier_l1, l1, log_error
 
 
 def pair(height: int = 9, width: int = 14) -> tuple[Tensor, Tensor]:
@@ -57,3 +57,21 @@ def test_gradient_reaches_every_pixel(loss) -> None:
     loss(restored, clean).backward()
     assert restored.grad.isfinite().all()
     assert (restored.grad != 0).float().mean() > 0.95  # here and there the spectrum's signs cancel
+
+
+def test_log_error_is_the_mean_logarithm_of_each_pictures_error() -> None:
+    restored, clean = pair()
+    errors = [
+        (l1(r[None], c[None]) + 0.1 * fourier_l1(r[None], c[None])).item()
+        for r, c in zip(*pair(), strict=True)
+    ]
+    expected = np.log(np.array(errors) + 0.02).mean()
+    assert log_error(restored, clean, 0.1, 0.02).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_log_error_weighs_a_picture_by_one_over_its_error() -> None:
+    clean = torch.zeros(2, 3, 8, 8)
+    restored = torch.stack([clean[0] + 0.01, clean[1] + 0.4]).requires_grad_()
+    log_error(restored, clean, 0.0, 0.02).backward()
+    small, large = restored.grad.flatten(1).sum(1).tolist()
+    assert small / large == pytest.approx((0.4 + 0.02) / (0.01 + 0.02), rel=1e-5)

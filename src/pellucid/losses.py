@@ -1,4 +1,4 @@
-"""Losses on (restored, clean), both (B, 3, H, W) in [0, 1]; each gives a scalar in float32."""
+"""Losses on (restored, clean), both (B, 3, H, W) in [0, 1]; each gives a scalar in float32, unless said."""
 
 import torch
 import torch.nn.functional as F
@@ -19,3 +19,14 @@ def fourier_l1(restored: Tensor, clean: Tensor) -> Tensor:
     """
     spectrum = torch.fft.rfft2(restored.float() - clean.float())  # linear: one transform for both
     return torch.view_as_real(spectrum).abs().mean()
+
+
+def log_error(restored: Tensor, clean: Tensor, fourier_weight: float, floor: float) -> Tensor:
+    """Mean over pictures of log(error + floor); a picture's error is L1 plus its weighted Fourier error.
+
+    The gradient of a picture's error is divided by (error + floor), so that one that is nearly right counts
+    as much as one that is dark: scores are means of decibels. Far below the floor, errors weigh alike.
+    """
+    pairs = zip(restored.split(1), clean.split(1), strict=True)
+    errors = [l1(r, c) + fourier_weight * fourier_l1(r, c) for r, c in pairs]
+    return (torch.stack(errors) + floor).log().mean()

@@ -28,7 +28,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         lambda v: v >= 0,
         "zero or more",
     ),
-    (("fourier_weight", "balance_weight"), lambda v: v >= 0, "zero or more"),
+    (("fourier_weight", "balance_weight", "log_floor"), lambda v: v >= 0, "zero or more"),
     (("seed",), lambda v: 0 <= v < 2**63, "zero or more, below 2^63"),
     (("ema_decay",), lambda v: 0 <= v < 1, "zero or more, below one"),
     (("betas",), lambda v: all(0 <= beta < 1 for beta in v), "two values of zero or more, below one"),
@@ -59,6 +59,9 @@ class Recipe:
         clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
         ema_decay: of the averaged weights, which are the ones kept.
         fourier_weight, balance_weight: beside L1 with weight 1.
+        log_floor: 0 takes the mean error of the batch; above zero, the mean of log(error + log_floor) over
+            its pictures (`pellucid.losses.log_error`), for the last part of a training: a fresh network would
+            learn to leave good pictures alone, and little else.
         precision: one of `PRECISIONS`, Lightning Fabric's words.
     """
 
@@ -82,6 +85,7 @@ class Recipe:
     ema_decay: float = 0.999
     fourier_weight: float = 0.1
     balance_weight: float = 0.01
+    log_floor: float = 0.0
     precision: str = "bf16-mixed"
 
     def to_dict(self) -> dict[str, Any]:

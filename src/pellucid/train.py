@@ -33,7 +33,7 @@ from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
-from pellucid.losses import fourier_l1, l1
+from pellucid.losses import fourier_l1, l1, log_error
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.models import ModelSpec
 from pellucid.recipe import Recipe
@@ -230,7 +230,10 @@ def train(
                 restored, extra = fabric_network.forward_train(degraded, *more)
             else:
                 restored = fabric_network(degraded, *more)
-            loss = l1(restored, clean) + recipe.fourier_weight * fourier_l1(restored, clean)
+            if recipe.log_floor:
+                loss = log_error(restored, clean, recipe.fourier_weight, recipe.log_floor)
+            else:
+                loss = l1(restored, clean) + recipe.fourier_weight * fourier_l1(restored, clean)
             if "balance" in extra:
                 loss = loss + recipe.balance_weight * extra["balance"].float()
             optimizer.zero_grad()
