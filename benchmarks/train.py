@@ -3,7 +3,9 @@
     python benchmarks/train.py --json benchmarks/results/train.json
 
 Every recipe's network is timed at its crop size and precision, in turns with the same step in float32 and
-torch's default memory layout. The README beside this file says what is measured, and how.
+torch's default memory layout, and with a plain matrix product, whose speed is the machine's ceiling. By the
+share of it that a step reaches, hours of a GPU are estimated. The README beside this file says what is
+measured, and how.
 """
 
 import argparse
@@ -24,10 +26,12 @@ from torch import Tensor
 from pellucid import models
 from pellucid.evaluate.efficiency import measure_efficiency
 from pellucid.losses import fourier_l1, l1
-from pellucid.recipe import Recipe, load_recipe, shipped_recipes
+from pellucid.recipe import PRECISIONS, Recipe, load_recipe, shipped_recipes
 
 BATCH = 4  # crops of a timed step: enough to fill two cores
 FLOP_PER_MAC = 2 * 3  # a product and a sum, forward once and backward about twice
+CEILING_SIDE = 2048  # of the matrix product that shows what the machine can do
+GPU, GPU_FLOP = "A100", 19.5e12  # float32 operations a second outside its tensor cores, by its data sheet
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Setting:
     precision: str
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Setting":
-        return cls(recipe.model, recipe.patch, recipe.precision)
+    def of(cls, recipe: Recipe, precision: str | None = None) -> "Setting":
+        return cls(recipe.model, recipe.patch, precision or recipe.precision)
 
 
 def create_step(setting: Setting, device: torch.device, *, plain: bool) -> Callable[[], None]:
@@ -73,18 +77,35 @@ def create_step(setting: Setting, device: torch.device, *, plain: bool) -> Calla
     return step
 
 
+def create_product(device: torch.device) -> Callable[[], None]:
+    """A matrix product in float32, of 2 * CEILING_SIDE**3 operations."""
+    a, b = (torch.randn(CEILING_SIDE, CEILING_SIDE, device=device) for _ in range(2))
+
+    def product() -> None:
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return product
+
+
 def measure(setting: Setting, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Both steps in turns, so that whatever else the machine does meets both alike."""
+    """Both steps and the product in turns, so that whatever else the machine does meets all alike."""
     steps = {name: create_step(setting, device, plain=name == "plain") for name in ("plain", "ours")}
+    steps["ceiling"] = create_product(device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
-        for name in ("plain", "ours") if repeat % 2 else ("ours", "plain"):
+        for name in ("plain", "ours", "ceiling") if repeat % 2 else ("ceiling", "ours", "plain"):
             start = time.perf_counter()
             steps[name]()
             if repeat:  # the first one warms up
                 seconds[name].append(time.perf_counter() - start)
     ratios = [p / o for p, o in zip(seconds["plain"], seconds["ours"], strict=True)]
+    speeds = [o / c for o, c in zip(seconds["ours"], seconds["ceiling"], strict=True)]
+    flop = flop_per_crop(setting)
     return {
+        "flop_per_crop": flop,
+        "share_of_ceiling": BATCH * flop / (2 * CEILING_SIDE**3) / statistics.median(speeds),
         "crops_per_second": BATCH / statistics.median(seconds["ours"]),
         "plain_crops_per_second": BATCH / statistics.median(seconds["plain"]),
         "ratio": statistics.median(ratios),
@@ -100,6 +121,9 @@ def flop_per_crop(setting: Setting) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="instead of the recipes' own: a CPU may lack bf16"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args()
@@ -112,27 +136,34 @@ def main() -> None:
     rows: dict[Setting, dict[str, Any]] = {}
     threads = torch.get_num_threads()
     print(f"{device}, {threads} threads, torch {torch.__version__}, batches of {BATCH}")
-    print(f"{'network':<9}{'crop':>5}  {'precision':<11}{'crops/s':>8}{'over plain':>12}{'GFLOP/crop':>12}")
-    for setting in dict.fromkeys(map(Setting.of, recipes.values())):
-        rows[setting] = measure(setting, device, options.repeats) | {"flop_per_crop": flop_per_crop(setting)}
+    print(
+        f"{'network':<9}{'crop':>5}  {'precision':<11}{'crops/s':>8}{'over plain':>12}{'GFLOP/crop':>12}"
+        f"{'of ceiling':>12}"
+    )
+    for setting in dict.fromkeys(Setting.of(recipe, options.precision) for recipe in recipes.values()):
+        rows[setting] = measure(setting, device, options.repeats)
         row = rows[setting]
         print(
             f"{setting.model:<9}{setting.patch:>5}  {setting.precision:<11}{row['crops_per_second']:>8.2f}"
-            f"{row['ratio']:>11.2f}x{row['flop_per_crop'] / 1e9:>12.1f}",
+            f"{row['ratio']:>11.2f}x{row['flop_per_crop'] / 1e9:>12.1f}{row['share_of_ceiling']:>12.0%}",
             flush=True,
         )
-    print(f"\n{'recipe':<26}{'crops':>12}{'hours here':>12}{'FLOP':>10}")
+    print(f"\n{'recipe':<26}{'crops':>12}{'hours here':>12}{'FLOP':>10}{GPU + ' hours':>12}")
     costs: dict[str, Any] = {}
     for name, recipe in recipes.items():
         if recipe.steps == Recipe.steps:  # not its own: it is meant for a budget of minutes
             continue
-        row, crops = rows[Setting.of(recipe)], recipe.steps * recipe.batch
+        row, crops = rows[Setting.of(recipe, options.precision)], recipe.steps * recipe.batch
         costs[name] = {
             "crops": crops,
             "hours": crops / row["crops_per_second"] / 3600,
             "flop": crops * row["flop_per_crop"],
+            "gpu_hours": crops * row["flop_per_crop"] / (row["share_of_ceiling"] * GPU_FLOP) / 3600,
         }
-        print(f"{name:<26}{crops:>12,}{costs[name]['hours']:>12,.1f}{costs[name]['flop']:>10.1e}")
+        print(
+            f"{name:<26}{crops:>12,}{costs[name]['hours']:>12,.1f}{costs[name]['flop']:>10.1e}"
+            f"{costs[name]['gpu_hours']:>12,.1f}"
+        )
     if options.json:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"],

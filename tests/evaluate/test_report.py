@@ -38,7 +38,7 @@ def test_our_row_stands_before_the_published_ones(result):
 def test_markdown_has_whole_tables(result):
     text = render(result, ".md", {})
     tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
-    assert len(tables) == 3
+    assert len(tables) == 4
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
     assert "identity (ours)" in text

@@ -1,5 +1,7 @@
 import csv
 import io
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -7,6 +9,7 @@ from pellucid import models
 from pellucid.data import VALIDATION_TASKS, load_shards, validation_pairs
 from pellucid.errors import InputError, RecipeError
 from pellucid.evaluate import evaluate_shards
+from pellucid.evaluate.report import losses
 from pellucid.evaluate.shards import results_table
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.restorer import IdentityRestorer, TorchRestorer
@@ -36,6 +39,29 @@ def test_the_table_holds_what_makes_a_row_again(shards):
     assert len(row["data_sha256"]) == 64
     assert {"weights_sha256", "commit", "version", "device", "precision"} <= set(row)
     assert next(r for r in rows if r["kind"] == "clean")["psnr_input"] == "inf"
+
+
+def test_pictures_that_came_back_worse_are_counted(shards):
+    class Darker(IdentityRestorer):
+        def __call__(self, image, **options):
+            restoration = super().__call__(image, **options)
+            pixels = restoration.image.pixels
+            return replace(restoration, image=replace(restoration.image, pixels=pixels * 0.5), original=None)
+
+    results = evaluate_shards(Darker(), shards)
+    clean, dark = results["clean"], results["low_light"]
+    assert (clean.worse, clean.least_gain) == (clean.n, -math.inf)
+    assert clean.lowest == min(picture.output.psnr for picture in clean.pictures)
+    assert dark.worse == sum(picture.output.psnr < picture.input.psnr for picture in dark.pictures) > 0
+    assert dark.least_gain == min(picture.gain for picture in dark.pictures) < 0
+    whole = evaluate_shards(IdentityRestorer(), shards)
+    assert all((result.worse, result.least_gain) == (0, 0) for result in whole.values())
+    row = next(r for r in csv.DictReader(io.StringIO(results_table(results))) if r["kind"] == "low_light")
+    assert int(row["worse"]) == dark.worse
+    assert float(row["least_gain"]) == pytest.approx(dark.least_gain, abs=1e-6)
+    title, n, worse, gain, lowest = losses(results)[1 + list(results).index("low_light")]
+    assert (title, n, worse) == ("low_light", str(dark.n), str(dark.worse))
+    assert (gain, lowest) == (f"{dark.least_gain:+.2f}", f"{dark.lowest:.2f}")
 
 
 def test_a_guided_network_is_told_the_true_kind_and_left_out_where_it_has_no_word(shards):

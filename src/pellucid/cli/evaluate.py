@@ -196,7 +196,7 @@ def _evaluate_shards(
 ) -> None:
     from pellucid.cli._shared import print_json
     from pellucid.evaluate import evaluate_shards
-    from pellucid.evaluate.report import details
+    from pellucid.evaluate.report import details, losses
     from pellucid.evaluate.shards import results_table
 
     with _Bar() as bar:
@@ -208,7 +208,7 @@ def _evaluate_shards(
         return
     for result in rows.values() if shown.per_image else ():
         _print_pictures(result)
-    _print_tables(details(rows))
+    _print_tables(details(rows), losses(rows))
     first = next(iter(rows.values()))
     _print_origin(first)
     for words in dict.fromkeys(str(result.leak) for result in rows.values()):

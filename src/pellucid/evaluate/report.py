@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,15 @@ def details(results: dict[str, Evaluation]) -> list[list[str]]:
     return rows
 
 
+def losses(results: dict[str, Evaluation]) -> list[list[str]]:
+    """How many pictures of each set came back worse than they were, as text; the head first."""
+    rows = [["set", "pictures", "came back worse", "least gain, dB", "lowest restored, dB"]]
+    for title, result in results.items():
+        gain = f"{result.least_gain:+.2f}" if math.isfinite(result.least_gain) else "-"
+        rows.append([title, str(result.n), str(result.worse), gain, f"{result.lowest:.2f}"])
+    return rows
+
+
 def origins(results: dict[str, Evaluation]) -> list[list[str]]:
     """What each set was measured with, as text; the head first."""
     rows = [["set", "leak", "protocol", "seed", "data SHA-256", "weights SHA-256", "code"]]
@@ -170,7 +180,7 @@ def render(result: SuiteResult, suffix: str, cases: dict[str, Cases]) -> str:
 def measured(result: SuiteResult) -> list[list[list[str]]]:
     """The tables of a suite's own numbers: measures, and what they were measured with."""
     titled = {s.title: result.sets[s.key] for s in SUITES[result.suite] if s.key in result.sets}
-    return [details(titled), origins(titled)]
+    return [details(titled), losses(titled), origins(titled)]
 
 
 def _heading(result: SuiteResult) -> str:

@@ -20,6 +20,7 @@ from pellucid.evaluate.protocols import Protocol
 from pellucid.restorer import Restorer
 
 RESAMPLES = 10_000
+TOLERANCE = 0.005  # dB of PSNR, within which a picture has not become worse
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,21 @@ class Evaluation:
     def ssim(self) -> Summary:
         """The protocol's SSIM, with its interval."""
         return self.measures[protocols.get(self.protocol_name).ssim]
+
+    @property
+    def worse(self) -> int:
+        """How many pictures lost PSNR. A clean picture counts if it changed at all."""
+        return sum(picture.gain < -TOLERANCE for picture in self.pictures)
+
+    @property
+    def least_gain(self) -> float:
+        """PSNR won by the picture that won least, in dB; below zero, it lost (a clean one without end)."""
+        return min(picture.gain for picture in self.pictures)
+
+    @property
+    def lowest(self) -> float:
+        """PSNR of the restored picture that is furthest from its clean one, in dB."""
+        return min(picture.output.psnr for picture in self.pictures)
 
     @property
     def code(self) -> str:

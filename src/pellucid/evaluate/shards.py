@@ -93,6 +93,9 @@ def results_table(results: dict[str, Evaluation]) -> str:
             "psnr_output_high": result.psnr.output.high,
             "ssim_input": result.input.ssim,
             "ssim_output": result.output.ssim,
+            "worse": result.worse,
+            "least_gain": result.least_gain,
+            "lowest": result.lowest,
             "prompt": result.diagnosis,
             **result.origin,
         }
