@@ -22,6 +22,7 @@ from pellucid.errors import (
 from pellucid.models import ModelSpec
 from pellucid.models.recognizer import SCALES, Answers, RecognizerConfig
 from pellucid.restorer import IdentityRestorer, TorchRestorer, load, pad_picture
+from pellucid.strength import Strength
 from pellucid.tiling import smallest_tile
 
 
@@ -154,6 +155,18 @@ def test_strength_mixes_and_zero_is_the_input():
     nothing = restorer(picture, strength=0)
     assert torch.equal(nothing.tensor, picture)
     assert nothing.report.tiles == 0
+
+
+def test_light_and_detail_have_strengths_of_their_own():
+    restorer = toy()
+    picture = torch.rand(3, 24, 20, generator=torch.Generator().manual_seed(0))
+    restoration = restorer(picture, strength={"low_light": 1, "noise": 0.25})
+    expected = Strength(1, 0.25).mix(picture, restorer(picture).tensor)
+    assert torch.equal(restoration.tensor, expected)
+    assert restoration.report.strength == {"tone": 1.0, "detail": 0.25}
+    assert torch.equal(restorer(picture, strength=Strength(0, 0)).tensor, picture)
+    with pytest.raises(InputError, match="told apart"):
+        restorer(picture, strength={"rain": 1, "noise": 0.25})
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from pellucid.image import ImageBuffer
 from pellucid.image_io import copy_image, read_image, write_image
 from pellucid.models import ModelSpec
 from pellucid.registry import unknown_name
+from pellucid.strength import Strength
 from pellucid.tiling import Span, TilePlan, plan_tiles, smallest_tile
 
 Picture = str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
@@ -51,7 +52,8 @@ class Report:
         precision: "float32" or "bf16" (autocast: sums and the last addition stay in float32).
         tiles: how many pieces the picture was restored in; 0 if the network was not needed.
         tile_size: (height, width) of a piece in pixels of the padded picture.
-        strength: 0 the input's own pixels, 1 the network's, linear between.
+        strength: 0 the input's own pixels, 1 the network's, linear between; the shares of "tone" and "detail"
+            where they differ (see `pellucid.strength`).
         diagnosis: what a guided network was told, by its caller or by the recognizer, else none.
         guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
             smaller tiles were taken), "left_alone" (nothing was wrong: the input's own pixels came back).
@@ -66,7 +68,7 @@ class Report:
     precision: str
     tiles: int
     tile_size: tuple[int, int]
-    strength: float
+    strength: float | dict[str, float]
     diagnosis: str | None
     guards: dict[str, bool]
     seconds: dict[str, float]
@@ -148,7 +150,7 @@ class Restorer(Protocol):
         image: Picture,
         *,
         diagnosis: str | None = None,
-        strength: float = 1.0,
+        strength: float | Mapping[str, float] | Strength = 1.0,
         progress: Progress | None = None,
     ) -> Restoration:
         """Restore one picture of any size.
@@ -159,7 +161,9 @@ class Restorer(Protocol):
                 is kept.
             diagnosis: for a guided network, the name of its prompt; without it a recognizer finds it. Blind
                 networks take none.
-            strength: 0 gives the input's own pixels, bit by bit; 1 the network's; linear between.
+            strength: 0 gives the input's own pixels, bit by bit; 1 the network's; linear between. By kind, as
+                {"haze": 1, "noise": 0.3}, light and detail are kept to different shares (see
+                `pellucid.strength`).
             progress: called with (tiles done, tiles in all) after each tile.
 
         Raises:
@@ -188,7 +192,7 @@ class IdentityRestorer:
         image: Picture,
         *,
         diagnosis: str | None = None,
-        strength: float = 1.0,
+        strength: float | Mapping[str, float] | Strength = 1.0,
         progress: Progress | None = None,
     ) -> Restoration:
         """See `Restorer`; a diagnosis is refused, since nothing could heed it."""
@@ -197,7 +201,9 @@ class IdentityRestorer:
         start = time.perf_counter()
         picture = _open(image)
         report = dataclasses.replace(
-            self.describe(), strength=_checked(strength), seconds={"read": time.perf_counter() - start}
+            self.describe(),
+            strength=Strength.of(strength).plain,
+            seconds={"read": time.perf_counter() - start},
         )
         if progress is not None:
             progress(1, 1)
@@ -299,18 +305,20 @@ class TorchRestorer:
         image: Picture,
         *,
         diagnosis: str | None = None,
-        strength: float = 1.0,
+        strength: float | Mapping[str, float] | Strength = 1.0,
         progress: Progress | None = None,
     ) -> Restoration:
         """See `Restorer`."""
-        strength = _checked(strength)
+        kept = Strength.of(strength)
         if diagnosis is not None:
             self._prompt(diagnosis)  # refused before the picture is read
         start = time.perf_counter()
         degraded = _open(image)
         seconds = {"read": time.perf_counter() - start}
-        report = dataclasses.replace(self.describe(), strength=strength, diagnosis=diagnosis, seconds=seconds)
-        if strength == 0:
+        report = dataclasses.replace(
+            self.describe(), strength=kept.plain, diagnosis=diagnosis, seconds=seconds
+        )
+        if report.untouched:
             return Restoration(degraded, report, image)
         if diagnosis is None and self.recognizes:
             report = self._recognized(degraded, report)
@@ -321,7 +329,7 @@ class TorchRestorer:
         prompt = self._prompt(report.diagnosis)
         opened = time.perf_counter()
         restored, plan, guards = self._restore(degraded.pixels, prompt, progress)
-        pixels = torch.lerp(degraded.pixels, restored.clamp_(0, 1), strength).clamp_(0, 1)
+        pixels = kept.mix(degraded.pixels, restored.clamp_(0, 1))
         report = dataclasses.replace(
             report,
             tiles=len(plan),
@@ -568,14 +576,6 @@ def _open(image: Picture) -> ImageBuffer:
 def _format(path: Path) -> str:
     suffix = path.suffix.lower()
     return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
-
-
-def _checked(strength: float) -> float:
-    if not 0 <= (value := _number(strength)) <= 1:  # so written, NaN is refused too
-        raise InputError(
-            f"The strength is {strength!r}; expected a number from 0 (the input) to 1 (the network's result)."
-        )
-    return value
 
 
 def _number(value: object) -> float:

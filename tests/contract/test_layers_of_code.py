@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "pellucid"
 LAYERS = (
     {"errors"},
     {"registry"},  # raises errors
-    {"image", "tiling", "layers", "degradations", "metrics", "drawn"},
+    {"image", "tiling", "layers", "degradations", "metrics", "drawn", "strength"},
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},
     {"diagnosis", "labels"},  # a recognizer before the restorer, and what it is trained on

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pellucid.cli._progress import Bars
     from pellucid.image_io import Limits
     from pellucid.restorer import Report, Restorer
+    from pellucid.strength import Strength
 
 
 def restore(
@@ -24,7 +25,13 @@ def restore(
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for several pictures.")],
     model: Model = DEFAULT,
-    strength: Annotated[float, typer.Option(help="0: the input's own pixels, 1: the network's.")] = 1.0,
+    strength: Annotated[
+        str,
+        typer.Option(
+            help="0: the input's own pixels, 1: the network's; or by kind, as haze=1,noise=0.3 (light and "
+            "detail have one share each)."
+        ),
+    ] = "1",
     device: Device = None,
     precision: PrecisionName = None,
     memory: Memory = None,
@@ -53,11 +60,11 @@ def restore(
     from pellucid.cli._jobs import plan_jobs, refuse_taken
     from pellucid.cli._progress import Bars, print_failures
     from pellucid.cli._shared import describe, load_restorer, print_json, say
-    from pellucid.errors import InputError, PellucidError
+    from pellucid.errors import PellucidError
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
+    from pellucid.strength import Strength
 
-    if not 0 <= strength <= 1:  # known before anything is loaded
-        raise InputError(f"The strength is {strength}; expected 0 (the input) to 1 (the network's result).")
+    kept = Strength.parse(strength)  # refused before anything is loaded
     as_folder = output.endswith(("/", "\\"))
     plan = plan_jobs(inputs, parse_path(output), IMAGE_SUFFIXES, as_folder=as_folder)
     refused: dict[Job, PellucidError] = {}
@@ -78,7 +85,7 @@ def restore(
             try:
                 if restorer is None or job in refused:
                     raise refused[job]
-                report = _restore_one(restorer, job, limits, prompt, strength, overwrite, bars)
+                report = _restore_one(restorer, job, limits, prompt, kept, overwrite, bars)
                 if as_json:
                     row = {"input": str(job.source), "output": str(job.target), "ok": True}
                     print_json(row | {"report": report.to_dict()})
@@ -108,7 +115,7 @@ def _restore_one(
     job: "Job",
     limits: "Limits",
     prompt: str | None,
-    strength: float,
+    strength: "Strength",
     overwrite: bool,
     bars: "Bars",
 ) -> "Report":
