@@ -1,9 +1,8 @@
 """The recognizer's training: as `pellucid.train`, with labels in place of clean pictures, in one process.
 
 A run lives in one folder, with the same files: `state.safetensors` (what a resumed run needs, replaced by
-    renaming),
-`weights.safetensors` (the averaged weights in float16) and `log.jsonl`. By `steps` on a CPU, a run that was
-cut off and resumed ends with the same bits.
+renaming), `weights.safetensors` (the averaged weights in float16) and `log.jsonl`. By `steps` on a CPU, a run
+that was cut off and resumed ends with the same bits.
 """
 
 import itertools
