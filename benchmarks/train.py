@@ -28,7 +28,6 @@ from pellucid.evaluate.efficiency import measure_efficiency
 from pellucid.losses import fourier_l1, l1
 from pellucid.recipe import PRECISIONS, Recipe, load_recipe, shipped_recipes
 
-BATCH = 4  # crops of a timed step: enough to fill two cores
 FLOP_PER_MAC = 2 * 3  # a product and a sum, forward once and backward about twice
 CEILING_SIDE = 2048  # of the matrix product that shows what the machine can do
 GPU, GPU_FLOP = "A100", 19.5e12  # float32 operations a second outside its tensor cores, by its data sheet
@@ -47,16 +46,16 @@ class Setting:
         return cls(recipe.model, recipe.patch, precision or recipe.precision)
 
 
-def create_step(setting: Setting, device: torch.device, *, plain: bool) -> Callable[[], None]:
+def create_step(setting: Setting, device: torch.device, batch: int, *, plain: bool) -> Callable[[], None]:
     """One optimizer step on random crops: as the loop takes it, or plainly."""
     spec = models.get(setting.model)
     layout = torch.contiguous_format if plain else torch.channels_last
     network = spec.build(spec.config).to(device, memory_format=layout)  # type: ignore[call-overload]
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    clean = torch.rand(BATCH, 3, setting.patch, setting.patch, device=device)
+    clean = torch.rand(batch, 3, setting.patch, setting.patch, device=device)
     degraded = (clean + 0.1 * torch.randn_like(clean)).contiguous(memory_format=layout)
-    more = [torch.zeros(BATCH, dtype=torch.long, device=device)] if spec.guided else []
+    more = [torch.zeros(batch, dtype=torch.long, device=device)] if spec.guided else []
     bf16 = setting.precision == "bf16-mixed" and not plain
 
     def step() -> None:
@@ -89,9 +88,9 @@ def create_product(device: torch.device) -> Callable[[], None]:
     return product
 
 
-def measure(setting: Setting, device: torch.device, repeats: int) -> dict[str, Any]:
+def measure(setting: Setting, device: torch.device, repeats: int, batch: int) -> dict[str, Any]:
     """Both steps and the product in turns, so that whatever else the machine does meets all alike."""
-    steps = {name: create_step(setting, device, plain=name == "plain") for name in ("plain", "ours")}
+    steps = {name: create_step(setting, device, batch, plain=name == "plain") for name in ("plain", "ours")}
     steps["ceiling"] = create_product(device)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 1):
@@ -105,9 +104,9 @@ def measure(setting: Setting, device: torch.device, repeats: int) -> dict[str, A
     flop = flop_per_crop(setting)
     return {
         "flop_per_crop": flop,
-        "share_of_ceiling": BATCH * flop / (2 * CEILING_SIDE**3) / statistics.median(speeds),
-        "crops_per_second": BATCH / statistics.median(seconds["ours"]),
-        "plain_crops_per_second": BATCH / statistics.median(seconds["plain"]),
+        "share_of_ceiling": batch * flop / (2 * CEILING_SIDE**3) / statistics.median(speeds),
+        "crops_per_second": batch / statistics.median(seconds["ours"]),
+        "plain_crops_per_second": batch / statistics.median(seconds["plain"]),
         "ratio": statistics.median(ratios),
     }
 
@@ -121,6 +120,7 @@ def flop_per_crop(setting: Setting) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4, help="crops of a timed step")
     parser.add_argument(
         "--precision", choices=PRECISIONS, help="instead of the recipes' own: a CPU may lack bf16"
     )
@@ -131,17 +131,17 @@ def main() -> None:
         parser.error("a median takes at least two repeats")
     device = torch.device(options.device)
     recipes = {
-        name: load_recipe(name) for name in shipped_recipes() if load_recipe(name).model in models.names()
+        name: load_recipe(name) for name in shipped_recipes() if load_recipe(name).model in models.restoring()
     }
     rows: dict[Setting, dict[str, Any]] = {}
     threads = torch.get_num_threads()
-    print(f"{device}, {threads} threads, torch {torch.__version__}, batches of {BATCH}")
+    print(f"{device}, {threads} threads, torch {torch.__version__}, batches of {options.batch}")
     print(
         f"{'network':<9}{'crop':>5}  {'precision':<11}{'crops/s':>8}{'over plain':>12}{'GFLOP/crop':>12}"
         f"{'of ceiling':>12}"
     )
     for setting in dict.fromkeys(Setting.of(recipe, options.precision) for recipe in recipes.values()):
-        rows[setting] = measure(setting, device, options.repeats)
+        rows[setting] = measure(setting, device, options.repeats, options.batch)
         row = rows[setting]
         print(
             f"{setting.model:<9}{setting.patch:>5}  {setting.precision:<11}{row['crops_per_second']:>8.2f}"
@@ -179,7 +179,7 @@ def main() -> None:
             "threads": threads,
             "torch": torch.__version__,
             "commit": commit.stdout.strip(),
-            "batch": BATCH,
+            "batch": options.batch,
             "repeats": options.repeats,
         }
         table = [vars(setting) | row for setting, row in rows.items()]

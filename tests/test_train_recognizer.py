@@ -8,7 +8,6 @@ from pellucid import train_recognizer as module
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task
 from pellucid.errors import InputError, OutputExistsError, RecipeError
-from pellucid.evaluate import recognition
 from pellucid.recipe import Recipe, load_recipe
 from pellucid.train import train
 from pellucid.train_recognizer import train_recognizer
@@ -33,7 +32,7 @@ RECIPE = Recipe(
 def short(monkeypatch) -> None:
     for name, few in {"SETTLING": 1, "FITTING": 2, "EPOCHS": 2, "DRAWN": 9}.items():
         monkeypatch.setattr(module, name, few)
-    monkeypatch.setattr(recognition, "DRAWN", 9)
+    monkeypatch.setattr("pellucid.labels.VALIDATION_DRAWN", 9)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

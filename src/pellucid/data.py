@@ -478,6 +478,7 @@ VALIDATION_TASKS = (
     ("jpeg", Task("jpeg", 1, "clean", "jpeg")),
     ("composite", Task("composite", 1, "clean", "composite")),
     ("clean", Task("clean", 1, "clean")),
+    ("clean_drawn", Task("clean", 1, "drawn")),  # of data that `pellucid.labels.with_drawn` has added to
 )
 VALIDATION_KINDS = {name: task.kind for name, task in VALIDATION_TASKS}
 

@@ -31,6 +31,8 @@ INVISIBLE = 0.7
 REAL_STREAKS = 0.6  # share of the rain that real streak planes make, where the data has them
 MORE_ON_PAIRS = 0.3  # share of the real pairs that are degraded further
 MOST_REDUCTION = 2.5
+VALIDATION_DRAWN = 54  # validation pictures that are no photographs
+VALIDATION_SEED = 1  # theirs; not that of training
 # NYU's pictures are JPEG files of quality 75, and show it: to call them so is neither right nor wrong.
 HISTORY = {"depth": "jpeg"}
 # What no drawing shows: a flat color has no haze that could be told from its color.
@@ -291,6 +293,13 @@ def with_drawn(shards: Shards, count: int, seed: int = 0) -> Shards:
     return Shards({**shards.banks, "drawn": drawn}, shards.data_hash)
 
 
+def validation_shards(shards: Shards) -> Shards:
+    """The shards with the drawings that validation takes; none where they are empty."""
+    if not shards.banks:
+        return shards
+    return with_drawn(shards, VALIDATION_DRAWN, VALIDATION_SEED)
+
+
 # Beside the single kinds of `VALIDATION_TASKS`: what else a recognizer is asked.
 FURTHER_TASKS = (
     ("rain_drawn", Task("rain", 1, "clean", "rain_streaks", streaks=True)),
@@ -299,7 +308,6 @@ FURTHER_TASKS = (
     ("noise_continuous", Task("noise", 1, "clean", "gaussian_noise")),
     ("clean_low_light", Task("clean", 1, "low_light_pairs")),
     ("clean_depth", Task("clean", 1, "depth")),
-    ("clean_drawn", Task("clean", 1, "drawn")),
     ("drawn_jpeg", Task("jpeg", 1, "drawn", "jpeg")),
     ("drawn_noise", Task("noise", 1, "drawn", "gaussian_noise")),
 )

@@ -33,6 +33,7 @@ from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
+from pellucid.labels import with_drawn
 from pellucid.losses import fourier_l1, l1, log_error
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.models import ModelSpec
@@ -41,6 +42,7 @@ from pellucid.recipe import Recipe
 FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, and minutes instead of an hour
 PANEL_SIDE = 256
 LOG_EVERY = 100  # steps
+DRAWN = 180  # training pictures that are no photographs, where a recipe asks for them
 
 
 @dataclass
@@ -126,6 +128,8 @@ def train(
         training = load_folders(data, recipe.tasks)
     else:
         training, validation_data = load_shards(data, "train"), validation_data or data
+        if any(task.source == "drawn" for task in recipe.tasks):
+            training = with_drawn(training, DRAWN, recipe.seed)
     validation = load_shards(validation_data, "val") if validation_data else Shards({}, "none")
     Mixer(training, recipe.tasks)  # refuses tasks that the data don't serve
     torch.manual_seed(recipe.seed)

@@ -28,14 +28,13 @@ from pellucid import __version__, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Shards, load_shards
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
-from pellucid.evaluate.recognition import calibrate_checkpoint, judge, validation_shards
-from pellucid.labels import LabelledPictures, with_drawn
+from pellucid.evaluate.recognition import calibrate_checkpoint, judge
+from pellucid.labels import LabelledPictures, validation_shards, with_drawn
 from pellucid.models.recognizer import MOMENTUM, Answers, reduced
 from pellucid.recipe import Recipe
-from pellucid.train import Progress
+from pellucid.train import DRAWN, Progress
 
 LOG_EVERY = 20  # steps
-DRAWN = 180  # pictures that are no photographs
 STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
 SETTLING = 80  # batches, for the statistics of the averaged weights
 FITTING = 800  # batches, to fit the head to

@@ -8,7 +8,6 @@ import torch
 from pellucid import write_image
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import Checkpoint
-from pellucid.evaluate import recognition
 from pellucid.models.recognizer import RecognizerConfig, RecognizerNetwork
 
 
@@ -69,7 +68,7 @@ def test_a_missing_picture_is_said_to_be_missing(run, tmp_path, weights_file):
 
 
 def test_measures_go_to_results(run, shards, tmp_path, weights_file, monkeypatch):
-    monkeypatch.setattr(recognition, "DRAWN", 9)
+    monkeypatch.setattr("pellucid.labels.VALIDATION_DRAWN", 9)
     arguments = ("recognize", "--shards", shards, "--results", tmp_path / "r", "--model", weights_file)
     result = run(*arguments)
     assert result.code == 0

@@ -96,6 +96,18 @@ def test_its_head_states_command_cost_and_expected_result(recipe: Recipe) -> Non
         assert re.search(rf"^# {word}: +\S.{{10}}", head, re.MULTILINE), f"the head lacks {word}"
 
 
+def test_its_head_counts_the_crops_and_prices_them(recipe: Recipe) -> None:
+    if recipe.steps == Recipe.steps or recipe.name in ("smoke", "recognizer"):
+        pytest.skip("for a budget of minutes, or a minute")
+    text = (resources.files("pellucid") / "recipes" / f"{recipe.name}.toml").read_text("utf-8")
+    cost = re.search(
+        r"^# Cost: +([\d,]+) crops of (\d+) px.*?([\d,.]+) GPU-hours", text, re.MULTILINE | re.DOTALL
+    )
+    assert cost, "the head states no crops and GPU-hours"
+    assert int(cost[1].replace(",", "")) == recipe.steps * recipe.batch
+    assert int(cost[2]) == recipe.patch
+
+
 def test_every_task_gives_pairs(recipe: Recipe, shards: Path, folders: Path) -> None:
     by_folders = uses_folders(recipe)
     loaded = load_folders(folders, recipe.tasks) if by_folders else load_shards(shards, "train")
@@ -131,7 +143,7 @@ def test_a_recognizers_recipe_takes_a_step(shards: Path, tmp_path: Path, monkeyp
     assert names
     for name, few in {"SETTLING": 1, "FITTING": 2, "EPOCHS": 1, "DRAWN": 9}.items():
         monkeypatch.setattr(f"pellucid.train_recognizer.{name}", few)
-    monkeypatch.setattr("pellucid.evaluate.recognition.DRAWN", 9)
+    monkeypatch.setattr("pellucid.labels.VALIDATION_DRAWN", 9)
     for name in names:
         short = replace(load_recipe(name), steps=1, patch=40, batch=8, config={"crop": 32})
         read = Checkpoint.read(train_recognizer(short, shards, tmp_path / name, device="cpu"))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pellucid import labels
 from pellucid.data import load_shards
 from pellucid.diagnosis import Recognizer, calibrate
-from pellucid.evaluate import recognition
 from pellucid.evaluate.recognition import (
     Judged,
     calibrate_network,
@@ -122,7 +122,7 @@ def test_calibration_is_taken_from_the_even_pictures_alone():
 
 
 def test_a_recognizer_is_measured_on_shards_and_its_rows_make_a_table(shards: Path, monkeypatch):
-    monkeypatch.setattr(recognition, "DRAWN", 9)
+    monkeypatch.setattr(labels, "VALIDATION_DRAWN", 9)
     torch.manual_seed(0)
     network = RecognizerNetwork(RecognizerConfig(crop=32, familiar=9.0))
     scores, table = evaluate_recognizer(Recognizer(network, name="r", weights_sha256="ab"), shards)
@@ -131,7 +131,7 @@ def test_a_recognizer_is_measured_on_shards_and_its_rows_make_a_table(shards: Pa
         (kind, part) for kind in (*KINDS, "all") for part in ("single", "composite")
     }
     assert all(row["weights_sha256"] == "ab" and row["data_sha256"] for row in rows)
-    loaded = with_drawn(load_shards(shards, "val"), 9, recognition.DRAWN_SEED)
+    loaded = with_drawn(load_shards(shards, "val"), 9, labels.VALIDATION_SEED)
     odd = [name for name, number, _ in validation_pictures(loaded) if number % 2]
     assert scores["n"] == len(odd)
     assert len(scores["strange"]) >= 8

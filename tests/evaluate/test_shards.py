@@ -11,6 +11,7 @@ from pellucid.errors import InputError, RecipeError
 from pellucid.evaluate import evaluate_shards
 from pellucid.evaluate.report import losses
 from pellucid.evaluate.shards import results_table
+from pellucid.labels import validation_shards
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.restorer import IdentityRestorer, TorchRestorer
 
@@ -19,7 +20,7 @@ def test_each_kind_has_its_row(shards):
     counts = []
     results = evaluate_shards(IdentityRestorer(), shards, progress=lambda done, _: counts.append(done))
     assert list(results) == [name for name, _ in VALIDATION_TASKS]
-    bank = load_shards(shards, "val")
+    bank = validation_shards(load_shards(shards, "val"))
     for kind, degraded, clean in validation_pairs(bank):
         assert results[kind].pictures[0].input.psnr == psnr_rgb(degraded, clean)
     assert results["rain"].data_sha256 == bank.data_hash
@@ -70,7 +71,7 @@ def test_a_guided_network_is_told_the_true_kind_and_left_out_where_it_has_no_wor
     results = evaluate_shards(restorer, shards, limit=1)
     told = {kind: result.diagnosis for kind, result in results.items()}
     assert (told["noise_25"], told["rain"], told["blur_defocus"]) == ("noise", "rain", "blur")
-    assert not {"jpeg", "composite", "clean"} & set(told)
+    assert not {"jpeg", "composite", "clean", "clean_drawn"} & set(told)
 
 
 def test_wrong_calls_are_refused(shards, tmp_path):

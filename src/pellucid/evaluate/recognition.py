@@ -19,14 +19,12 @@ from pellucid.checkpoint import Checkpoint
 from pellucid.data import Shards, load_shards
 from pellucid.diagnosis import Diagnosis, Recognizer, calibrate, conclude
 from pellucid.evaluate.scores import as_csv, code_commit, finite
-from pellucid.labels import KINDS, strange_pictures, validation_pictures, with_drawn
+from pellucid.labels import KINDS, strange_pictures, validation_pictures, validation_shards
 from pellucid.models.recognizer import SCALES, Answers
 
 BINS = 10  # of equal width, for the expected calibration error (Guo et al., 2017)
 RIDGE = 1e-3  # holds slopes near 1 and offsets near 0 where few pictures say anything
 FAMILIAR = 0.995  # share of the calibration pictures that count as familiar
-DRAWN = 54  # validation pictures that are no photographs
-DRAWN_SEED = 1  # not that of training
 
 
 @dataclass(frozen=True)
@@ -238,11 +236,6 @@ def calibrate_checkpoint(checkpoint: Checkpoint, shards: Shards) -> Checkpoint:
         "validation_data_sha256": shards.data_hash,
     }
     return Checkpoint.from_network(checkpoint.model, network, provenance)
-
-
-def validation_shards(shards: Shards) -> Shards:
-    """The shards with the drawings that validation takes."""
-    return with_drawn(shards, DRAWN, DRAWN_SEED)
 
 
 def evaluate_recognizer(recognizer: Recognizer, root: str | Path) -> tuple[dict[str, Any], str]:

@@ -12,6 +12,7 @@ from pellucid.errors import InputError
 from pellucid.evaluate import protocols
 from pellucid.evaluate.pairs import Progress, choose_prompt, compare, prompts_of
 from pellucid.evaluate.scores import Evaluation, as_csv, summarize
+from pellucid.labels import validation_shards
 from pellucid.restorer import Restorer
 
 
@@ -26,6 +27,8 @@ def evaluate_shards(
     progress: Progress | None = None,
 ) -> dict[str, Evaluation]:
     """Scores on each kind of the validation pairs in the shard folder `root`.
+
+    With them come clean pictures that are no photographs (`pellucid.drawn`).
 
     The pairs are drawn from seeds of their own (`pellucid.data.validation_pairs`) and cropped about their
     center to multiples of 16 under every protocol. A guided network is told the true kind; kinds that none of
@@ -46,7 +49,7 @@ def evaluate_shards(
     """
     if limit is not None and limit < 1:
         raise InputError(f"The limit is {limit}; expected 1 or more pictures of each kind.")
-    how, shards = protocols.get(protocol), load_shards(Path(root), "val")
+    how, shards = protocols.get(protocol), validation_shards(load_shards(Path(root), "val"))
     guided, done = prompts_of(restorer) is not None, 0
     results: dict[str, Evaluation] = {}
 
