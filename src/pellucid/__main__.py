@@ -9,7 +9,10 @@ from pellucid.cli import create_app
 from pellucid.errors import PellucidError
 
 # Errors of the system that a pellucid without faults meets too; others show Python's own traceback.
-_SURROUNDINGS = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO}
+_SURROUNDINGS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+}
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -32,6 +34,15 @@ def test_a_copy_never_replaces_a_file(run, tmp_path):
     assert result.code == 2
     assert "mine.toml exists already. Name another file with -o." in result.err
     assert (tmp_path / "mine.toml").read_text() == "kept"
+
+
+def test_a_copy_below_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    command = [sys.executable, "-m", "pellucid", "recipe", "copy", "smoke", "-o", tmp_path / "file/mine.toml"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"pellucid: {tmp_path / 'file'} can't be used: ")
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("action", ["show", "copy"])
