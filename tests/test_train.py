@@ -445,6 +445,10 @@ def test_a_damaged_state_is_refused(whole: Path, photos: Path, tmp_path: Path, c
             RecipeError,
             "task 'rain' asks for the source 'rain_pairs', which the data lacks",
         ),
+        ({"config": {"dim": -1}}, {}, RecipeError, "The recipe's config gives no daair_s: {'dim': -1}"),
+        ({"config": {"dim": 7}}, {}, RecipeError, "The recipe's config gives no daair_s: {'dim': 7}"),
+        ({"config": {"num_experts": 0}}, {}, RecipeError, "(division by zero)"),
+        ({"config": {"encoder_blocks": (1,)}}, {}, RecipeError, "is out of range"),
         ({}, {"start_from": "nowhere.safetensors"}, CheckpointError, "nowhere.safetensors can't be read"),
     ],
 )

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pellucid.data import SOURCES, Task
 from pellucid.errors import RecipeError, UnknownNameError
@@ -182,13 +182,14 @@ def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, 
             listed = isinstance(values[name], list) and name != "tasks"
             good[name] = tuple(values[name]) if listed else values[name]
         else:
-            expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("pellucid.data.", "")
-            faults.append(f"{where}{name} is {values[name]!r}; expected {expected}")
+            faults.append(f"{where}{name} is {values[name]!r}; expected {_words(hint)}")
     return good
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value from TOML has the type of a field; a table's inside is checked on its own."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
     if get_origin(hint) is UnionType:
         return any(_fits(value, h) for h in get_args(hint))
     if get_origin(hint) is tuple:
@@ -232,16 +233,25 @@ def _recipe_faults(good: dict[str, Any]) -> list[str]:
 
 
 def _config_faults(good: dict[str, Any]) -> list[str]:
-    """What a recipe's `config` says that its structure does not know."""
+    """What a recipe's `config` says that its structure does not know, or has as another type."""
     from pellucid import models
 
     if good.get("model") not in models.names():
         return []
-    spec = models.get(good["model"])
-    known = [one.name for one in fields(spec.config)]
-    return [
-        "config: " + unknown_name("key", key, known) for key in good.get("config", {}) if key not in known
+    hints = get_type_hints(type(models.get(good["model"]).config))
+    config: dict[str, Any] = good.get("config", {})
+    return ["config: " + unknown_name("key", key, list(hints)) for key in config if key not in hints] + [
+        f"config: {key} is {value!r}; expected {_words(hints[key])}"
+        for key, value in config.items()
+        if key in hints and not _fits(value, hints[key])
     ]
+
+
+def _words(hint: Any) -> str:
+    """A type as a message names it."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("pellucid.data.", "")
 
 
 def _task_faults(task: dict[str, Any]) -> list[str]:

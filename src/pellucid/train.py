@@ -135,7 +135,7 @@ def train(
     torch.manual_seed(recipe.seed)
     config = spec.config_from({**asdict(spec.config), **recipe.config})
     start = _read_start(start_from, spec, config) if start_from and not resume else None
-    network = start.build() if start else spec.build(config)
+    network = start.build() if start else _build(spec, config, recipe)
 
     fabric = _launch_fabric(recipe, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
@@ -340,6 +340,23 @@ def _read_start(path: str | Path, spec: ModelSpec, config: Any) -> Checkpoint:
             "Start from weights of that structure."
         )
     return checkpoint
+
+
+def _build(spec: ModelSpec, config: Any, recipe: Recipe) -> nn.Module:
+    """A new network; numbers that make none are found by one crop, before there are several processes."""
+    if not recipe.config:
+        return spec.build(config)
+    try:
+        network = spec.build(config)
+        prompt = [torch.zeros(1, dtype=torch.long)] if spec.guided else []
+        with _evaluating(network), torch.inference_mode():
+            network(torch.zeros(1, 3, recipe.patch, recipe.patch), *prompt)
+    except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise RecipeError(
+            f"The recipe's config gives no {spec.name}: {recipe.config} ({error}). "
+            f"The numbers that it has by itself are {asdict(spec.config)}."
+        ) from error
+    return network
 
 
 def _draw_batch(
