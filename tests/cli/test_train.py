@@ -1,11 +1,15 @@
 """`pellucid train`."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import pellucid
 from pellucid.checkpoint import Checkpoint
 
 
@@ -21,6 +25,31 @@ def test_trains_by_a_shipped_recipe(run, shards: Path, tmp_path: Path) -> None:
     assert result.code == 2
     assert "already holds a run. Go on with it by --resume" in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_of_two_processes_the_first_alone_speaks(shards: Path, tmp_path: Path) -> None:
+    source = Path(pellucid.__file__).parent.parent
+    command = [
+        sys.executable,
+        "-m",
+        "pellucid",
+        "train",
+        "smoke",
+        "--data",
+        shards,
+        "--run",
+        tmp_path / "run",
+    ]
+    ended = subprocess.run(
+        [*command, "--steps", "1", "--device", "cpu", "--processes", "2"],
+        env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("weights: ") == 1
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,15 @@ def train(
         processes=processes,
         nodes=nodes,
     )
-    typer.echo(f"weights: {weights}")
+    if _is_first():
+        typer.echo(f"weights: {weights}")
+
+
+def _is_first() -> bool:
+    """Whether this process is the one of several that speaks."""
+    from torch import distributed
+
+    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def _check_leaks(sources: set[str], data: Path, test: list[Path], allow_leak: bool) -> None:
