@@ -114,11 +114,12 @@ def test_it_agrees_over_random_pictures(measure):
         lambda x: x - 0.5,
         lambda x: x / 0 * 0,
         lambda x: (x * 255).to(torch.uint8),
+        lambda x: x.numpy(),
         lambda x: x[:, :1],
         lambda x: x[0, 0],
         lambda x: x[..., :0],
     ],
-    ids=["range", "negative", "nan", "dtype", "channels", "dimensions", "empty"],
+    ids=["range", "negative", "nan", "dtype", "array", "channels", "dimensions", "empty"],
 )
 def test_wrong_pictures_are_refused(measure, fault):
     restored, clean = large(pair(), measure)

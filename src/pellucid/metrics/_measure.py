@@ -43,8 +43,14 @@ def checked(picture: Tensor, name: str, least_side: int = 1) -> Tensor:
     """The picture as (B, 3, H, W) float64.
 
     Raises:
-        InputError: no picture or batch, floating point in [0, 1], with sides long enough.
+        InputError: no tensor of a picture or batch, floating point in [0, 1], with sides long enough.
     """
+    if not isinstance(picture, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"The {name} picture is a {type(picture).__name__}; expected a tensor (3, H, W) or (B, 3, H, W) "
+            "in [0, 1]. An array (H, W, 3) of 8 bits becomes one by torch.from_numpy(array).permute(2, 0, 1) "
+            "/ 255."
+        )
     empty = 0 in picture.shape
     if picture.ndim not in (3, 4) or picture.shape[-3] != 3 or min(picture.shape[-2:]) < least_side or empty:
         raise InputError(
