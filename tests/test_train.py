@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from pellucid import train as training
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task, load_shards, read_rgb8
 from pellucid.datasets.training_pictures import TrainingPictures
-from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.models.dfpir import DFPIR
 from pellucid.recipe import Recipe
 from pellucid.train import PANEL_SIDE, train, validate
@@ -390,6 +391,23 @@ def test_a_finished_run_has_nothing_to_go_on_with(whole: Path, photos: Path) -> 
 def test_resume_without_a_run_starts_one(photos: Path, tmp_path: Path) -> None:
     weights = train(replace(RECIPE, steps=1), photos, tmp_path / "new", device="cpu", resume=True)
     assert Checkpoint.read(weights).provenance["steps"] == 1
+
+
+def test_a_run_of_other_numbers_is_not_continued(whole: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes((whole / "state.safetensors").read_bytes())
+    with pytest.raises(RecipeError, match="holds a run of a daair_s of other numbers than tiny now gives it"):
+        train(replace(RECIPE, config={"num_experts": 3}), photos, tmp_path, device="cpu", resume=True)
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_state(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    def full(tensors: dict[str, Tensor], file: Path, header: dict[str, str]) -> None:
+        file.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(training, "save_file", full)
+    with pytest.raises(TrainingError, match=r"can't be written: I/O error: No space left .* with --resume"):
+        train(replace(RECIPE, steps=1), photos, tmp_path / "run", device="cpu")
+    assert not list((tmp_path / "run").rglob("*.safetensors*"))
 
 
 def test_start_from_starts_with_these_weights(whole: Path, photos: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def train(
         OutputExistsError: the folder holds a run and `resume` is false.
         CheckpointError: `start_from` or the saved state can't be used.
         InputError: there is no such device, or no time.
-        TrainingError: another process of the run ended.
+        TrainingError: another process of the run ended, or the state can't be saved.
         RecipeError: the folder holds another recipe's run, the data don't serve the
             recipe, the weights are not finite anymore, or Fabric is missing.
     """
@@ -466,10 +466,16 @@ def _save_state(
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
     header = {"recipe": recipe.name, "model": recipe.model, "progress": vars(progress)}
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"run": json.dumps(header)}
-    )
-    temporary.replace(file)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    try:
+        save_file(tensors, temporary, {"run": json.dumps(header)})
+        temporary.replace(file)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{file} can't be written: {error}. Free some space or look at the permissions, then go on from "
+            "the last saved state with --resume."
+        ) from error
 
 
 def _load_state(
@@ -496,8 +502,14 @@ def _load_state(
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    network.load_state_dict(part("network."))
-    average.load_state_dict(part("average."))
+    try:
+        network.load_state_dict(part("network."))
+        average.load_state_dict(part("average."))
+    except RuntimeError as error:
+        raise RecipeError(
+            f"{file.parent} holds a run of a {header['model']} of other numbers than {recipe.name} now gives "
+            "it. Set the recipe's model and config as they were, or name another folder with --run."
+        ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in part("optimizer.").items():
         index, slot = name.split(".", 1)
