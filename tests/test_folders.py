@@ -83,6 +83,13 @@ def test_all_that_is_missing_is_told_at_once(root: Path) -> None:
     assert "holds nothing of RESIDE" in told and "the source 'clean' is made of shards" in told
 
 
+def test_a_root_that_is_not_there_is_told_once(tmp_path: Path) -> None:
+    tasks = [Task("rain", 1, "rain100l"), Task("blur", 1, "gopro")]
+    with pytest.raises(RecipeError, match="1 fault of the data") as raised:
+        load_folders(tmp_path / "nowhere", tasks)
+    assert str(raised.value).count("nowhere") == 1
+
+
 def test_partners_of_two_sizes_are_refused(root: Path) -> None:
     write(root / "rain100l/gt/norain-1.png", 1, size=(64, 50))
     with pytest.raises(

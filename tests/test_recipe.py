@@ -1,5 +1,6 @@
 """Recipes: strict, with every fault told at once, with nothing but the standard library."""
 
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from pellucid.data import Task
 from pellucid.errors import RecipeError, UnknownNameError
-from pellucid.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
+from pellucid.recipe import Recipe, load_recipe, parse_recipe, recipe_text, shipped_recipes
 
 TASK: dict[str, Any] = {"kind": "noise", "source": "clean", "operator": "gaussian_noise", "weight": 1}
 GOOD: dict[str, Any] = {"name": "n", "model": "daair_s", "tasks": [TASK]}
@@ -22,6 +23,12 @@ def faults(values: dict[str, Any]) -> list[str]:
     assert head == f"x.toml has {len(listed)} fault{'s' if len(listed) > 1 else ''}:"
     assert all(line.startswith("  - ") for line in listed)
     return [line.removeprefix("  - ") for line in listed]
+
+
+def test_a_learning_rate_that_no_number_survives_is_refused() -> None:
+    values = tomllib.loads(recipe_text("smoke")) | {"learning_rate": 1e300}
+    with pytest.raises(RecipeError, match="learning_rate is 1e.300; expected above zero, up to one"):
+        parse_recipe(values, "mine")
 
 
 def test_a_recipe_says_what_it_says() -> None:

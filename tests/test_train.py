@@ -451,6 +451,8 @@ def test_a_damaged_state_is_refused(whole: Path, photos: Path, tmp_path: Path, c
         ({}, {"device": "tpu"}, InputError, "no device 'tpu' to train on. Choose auto, cpu or"),
         ({}, {"minutes": 0}, InputError, "The budget is 0 minutes; expected more than zero"),
         ({}, {"minutes": float("nan")}, InputError, "The budget is nan minutes"),
+        ({}, {"save_every": float("nan")}, InputError, "Saving every nan and validating every 15.0 minutes"),
+        ({}, {"validate_every": -1.0}, InputError, "validating every -1.0 minutes"),
         (
             {},
             {"processes": 3},

@@ -118,13 +118,16 @@ def load_folders(root: str | Path, tasks: Sequence[Task], split: str = "train") 
             pairs = find_pairs(source, _below(root, source), split)
         except (InputError, UnknownNameError) as error:
             faults.append(str(error))
+            if not root.is_dir():  # one sentence says it for all
+                break
             continue
         banks[source] = FolderBank(source, _below(root, source), pairs)
         files = sorted({path for pair in pairs for path in pair if path is not None})
         lines += [f"{source}/{path} {(_below(root, source) / path).stat().st_size}" for path in files]
     if faults:
         raise RecipeError(
-            f"{len(faults)} faults of the data:" + "".join(f"\n  - {fault}" for fault in faults)
+            f"{len(faults)} fault{'s' * (len(faults) > 1)} of the data:"
+            + "".join(f"\n  - {fault}" for fault in faults)
         )
     return Shards(banks, hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest())
 

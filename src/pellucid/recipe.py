@@ -22,7 +22,8 @@ KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "cle
 PRECISIONS = ("32-true", "bf16-mixed")
 MIXINGS = ("weighted", "counted")
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("patch", "batch", "lots", "steps", "learning_rate"), lambda v: v > 0, "above zero"),
+    (("patch", "batch", "lots", "steps"), lambda v: v > 0, "above zero"),
+    (("learning_rate",), lambda v: 0 < v <= 1, "above zero, up to one"),
     (
         ("final_learning_rate", "cosine_steps", "warmup_steps", "weight_decay", "clip_norm"),
         lambda v: v >= 0,

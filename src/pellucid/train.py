@@ -18,6 +18,7 @@ import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from pellucid.recipe import Recipe
 FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, and minutes instead of an hour
 PANEL_SIDE = 256
 LOG_EVERY = 100  # steps
+PATIENCE = timedelta(hours=6)  # of processes that wait while the first hashes pictures or validates
 DRAWN = 180  # training pictures that are no photographs, where a recipe asks for them
 
 
@@ -104,8 +106,13 @@ def train(
     spec = models.get(recipe.model)
     if not spec.restores:
         raise RecipeError(f"{recipe.model} restores nothing; it is trained by pellucid.train_recognizer.")
-    if minutes is not None and not minutes > 0:
+    if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
+    if not (save_every >= 0 and validate_every >= 0):  # so written, NaN is refused too
+        raise InputError(
+            f"Saving every {save_every} and validating every {validate_every} minutes can't be done; expected "
+            "numbers, zero or more."
+        )
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // processes
@@ -403,10 +410,12 @@ def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
 def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> Any:
     try:
         from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
     except ImportError:
         try:
             # the same under the umbrella package's name
             from lightning.fabric import Fabric  # pyright: ignore[reportMissingImports]
+            from lightning.fabric.strategies import DDPStrategy  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise RecipeError(
                 "Training needs Lightning Fabric, which is not installed. Install it with: "
@@ -418,7 +427,7 @@ def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> A
         accelerator=device,
         devices=processes,
         num_nodes=nodes,
-        strategy="ddp" if processes * nodes > 1 else "auto",
+        strategy=DDPStrategy(timeout=PATIENCE) if processes * nodes > 1 else "auto",
         precision=recipe.precision,  # type: ignore[arg-type]
     )
     fabric.launch()

@@ -71,9 +71,14 @@ def test_missing_sets_are_named_and_skipped(root):
 
 
 def test_nothing_there_is_no_error_but_a_plan_without_sets(tmp_path):
-    plan = plan_suite(tmp_path / "nowhere", "3task")
+    plan = plan_suite(tmp_path, "3task")
     assert plan.present == {}
     assert len(plan.missing) == 5
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="nowhere is no folder"):
+        plan_suite(tmp_path / "nowhere", "5task")
 
 
 def test_a_set_without_partners_is_refused_before_any_is_run(root):

@@ -239,10 +239,13 @@ def plan_suite(root: str | os.PathLike[str], suite: str) -> SuitePlan:
 
     Raises:
         UnknownNameError: no such suite.
-        InputError: a set is there as degraded/ and clean/, but empty or without partners.
+        InputError: `root` is no folder, or a set is there as degraded/ and clean/, but empty or without
+            partners.
     """
     if suite not in SUITES:
         raise UnknownNameError(unknown_name("suite", suite, list(SUITES)))
+    if not Path(root).is_dir():
+        raise InputError(f"{root} is no folder; expected one that holds the test sets. Check the name.")
     names = dict.fromkeys(test_set.folder for test_set in SUITES[suite])
     found = _without_overlap({name: find_set(Path(root), name) for name in names})
     present: dict[str, Found] = {}
