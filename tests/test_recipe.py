@@ -27,7 +27,7 @@ def faults(values: dict[str, Any]) -> list[str]:
 
 def test_a_learning_rate_that_no_number_survives_is_refused() -> None:
     values = tomllib.loads(recipe_text("smoke")) | {"learning_rate": 1e300}
-    with pytest.raises(RecipeError, match="learning_rate is 1e.300; expected above zero, up to one"):
+    with pytest.raises(RecipeError, match=r"learning_rate is 1e.300; expected above zero, up to one"):
         parse_recipe(values, "mine")
 
 

@@ -125,10 +125,8 @@ def load_folders(root: str | Path, tasks: Sequence[Task], split: str = "train") 
         files = sorted({path for pair in pairs for path in pair if path is not None})
         lines += [f"{source}/{path} {(_below(root, source) / path).stat().st_size}" for path in files]
     if faults:
-        raise RecipeError(
-            f"{len(faults)} fault{'s' * (len(faults) > 1)} of the data:"
-            + "".join(f"\n  - {fault}" for fault in faults)
-        )
+        listed = "".join(f"\n  - {fault}" for fault in faults)
+        raise RecipeError(f"{len(faults)} fault{'s' * (len(faults) > 1)} of the data:{listed}")
     return Shards(banks, hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest())
 
 

@@ -110,8 +110,8 @@ def train(
         raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
     if not (save_every >= 0 and validate_every >= 0):  # so written, NaN is refused too
         raise InputError(
-            f"Saving every {save_every} and validating every {validate_every} minutes can't be done; expected "
-            "numbers, zero or more."
+            f"Saving every {save_every} and validating every {validate_every} minutes can't be done; "
+            "expected numbers, zero or more."
         )
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
