@@ -101,3 +101,35 @@ def test_the_peak_is_what_lives_at_once():
     assert compute.peak_bytes(run) == 8000
     kept: list[Tensor] = []
     assert compute.peak_bytes(lambda: [kept.append(torch.zeros(1000)) for _ in range(5)]) == 20_000
+
+
+def test_large_files_go_to_a_disk(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(compute.tempfile, "tempdir", None)  # it is remembered
+    folder, room = compute.choose_scratch()
+    assert folder == tmp_path
+    assert compute._is_in_memory(tmp_path) or room > 0
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compute.tempfile, "tempdir", None)
+    assert str(compute.choose_scratch()[0]) in ("/var/tmp", compute.tempfile.gettempdir())
+
+
+def test_a_folder_in_memory_is_no_disk(monkeypatch, tmp_path):
+    mounts = tmp_path / "mounts"
+    text = "/dev/x / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/y /tmp/disk xfs rw 0 0\n"
+    mounts.write_text(text, encoding="ascii")
+    path = compute.Path
+    monkeypatch.setattr(
+        compute, "Path", lambda name: mounts if str(name) == "/proc/self/mounts" else path(name)
+    )
+    found = {name: compute._is_in_memory(path(name)) for name in ("/tmp", "/tmp/a/b", "/tmp/disk/c", "/home")}
+    assert found == {"/tmp": True, "/tmp/a/b": True, "/tmp/disk/c": False, "/home": False}
+    monkeypatch.setattr(compute, "_is_in_memory", lambda _: True)
+    assert compute.choose_scratch()[1] == 0
+    mounts.unlink()
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        compute, "Path", lambda name: mounts if str(name) == "/proc/self/mounts" else path(name)
+    )
+    assert not compute._is_in_memory(path("/tmp"))  # nothing is said: taken as a disk

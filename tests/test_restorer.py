@@ -77,10 +77,16 @@ def test_tiles_agree_with_the_whole():
     assert torch.allclose(tiled.tensor, whole.tensor, atol=1e-6)
 
 
-def test_the_real_small_network_runs_in_tiles(small_weights):
+def test_the_real_small_network_runs_in_tiles(small_weights, monkeypatch):
     picture = compute.probe_picture(240)[0]
     restorer = load(small_weights, device="cpu", precision="float32", memory=10**9)
+    monkeypatch.setattr(restorer.network, "strips_from", 0)
+    strips = restorer(picture)
+    monkeypatch.setattr(restorer, "_plan_strips", lambda *_: None)
     whole = restorer(picture)
+    assert strips.report.strips is not None
+    assert whole.report.strips is None
+    assert torch.allclose(strips.tensor, whole.tensor, atol=1e-5)
     restorer.memory = int(smallest_tile(16) ** 2 * restorer.probe.bytes_per_pixel) + 1
     tiled = restorer(picture)
     assert (whole.report.tiles, tiled.report.tiles) == (1, 4)

@@ -2,9 +2,11 @@
 
 import math
 import os
+import shutil
+import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +86,35 @@ def free_memory(device: torch.device) -> int:
     return min(free, default=UNKNOWN_MEMORY)
 
 
+def choose_scratch() -> tuple[Path, int]:
+    """A folder for large files that vanish again, and the bytes that they may take there.
+
+    The folder is the system's choice for temporary files, which TMPDIR directs. Where nothing directs it, it
+    is /var/tmp if that can be written: elsewhere temporary files often lie in memory. Such a folder gives
+    nothing.
+    """
+    directed = any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
+    lasting = Path("/var/tmp")
+    usable = not directed and lasting.is_dir() and os.access(lasting, os.W_OK | os.X_OK)
+    folder = lasting if usable else Path(tempfile.gettempdir())
+    if _is_in_memory(folder.resolve()):
+        return folder, 0
+    return folder, int(shutil.disk_usage(folder).free * MEMORY_SHARE)
+
+
+def _is_in_memory(folder: Path) -> bool:
+    """Whether the file system that holds a folder keeps its files in memory, as far as the system says."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return False
+    kinds: dict[str, str] = {}
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, place, kind = line.split(" ")[:3]
+        kinds[place] = kind  # the last one lies on top
+    holder = next(place for place in map(str, (folder, *folder.parents)) if place in kinds or place == "/")
+    return kinds.get(holder) in ("tmpfs", "ramfs")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator, of torch or of Python, has said no."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
@@ -101,8 +132,12 @@ class _LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        # A view of what was there before, such as a weight, is nothing new.
+        old = {t.untyped_storage() for t in _tensors((*args, *(kwargs or {}).values()))}
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._seen:
+            if not isinstance(tensor, Tensor):
+                continue
+            if (storage := tensor.untyped_storage()) not in self._seen and storage not in old:
                 self._seen.add(storage)
                 weakref.finalize(storage, self._release, storage.nbytes())
                 self.now += storage.nbytes()
@@ -111,6 +146,15 @@ class _LiveBytes(TorchDispatchMode):
 
     def _release(self, size: int) -> None:
         self.now -= size
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among the arguments of an operator, where lists hold some too."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 @dataclass(frozen=True)
@@ -136,7 +180,9 @@ class Probe:
 Run = Callable[[Tensor, Precision], Tensor]
 
 
-def probe_network(run: Run, device: torch.device, side: int, precision: Precision | None = None) -> Probe:
+def probe_network(
+    run: Run, device: torch.device, side: int, precision: Precision | None = None, timed: Run | None = None
+) -> Probe:
     """Measure `run` on `device`: memory always; time and closeness of bf16 unless `precision` is given.
 
     Args:
@@ -145,6 +191,7 @@ def probe_network(run: Run, device: torch.device, side: int, precision: Precisio
         side: S of the smallest picture that says something about memory, a multiple of what the network
             asks; times are taken at 2S, and at 4S if that is quick.
         precision: the user's word, which is taken.
+        timed: what takes the place of `run` in all but memory, if pictures are restored by other means.
 
     Raises:
         UnsupportedDtypeError: the precision that was given can't be computed.
@@ -153,6 +200,7 @@ def probe_network(run: Run, device: torch.device, side: int, precision: Precisio
     with counter:
         run(picture, "float32")
     bytes_per_pixel = counter.peak / side**2 * HEADROOM
+    run = timed or run
     if precision is not None:
         try:
             run(picture, precision)

@@ -35,10 +35,12 @@ from pellucid.image_io import copy_image, read_image, write_image
 from pellucid.models import ModelSpec
 from pellucid.registry import unknown_name
 from pellucid.strength import Strength
+from pellucid.strips import StripCost, StripPlan, Workspace, plan_strips
 from pellucid.tiling import Span, TilePlan, plan_tiles, smallest_tile
 
 Picture = str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
-Progress = Callable[[int, int], None]  # called with (tiles done, tiles in all)
+Progress = Callable[[int, int], None]  # called with (parts done, parts in all): tiles, or passes in strips
+_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,19 @@ class Report:
         model: name of weights or structure.
         weights_sha256: of the weights' file, or none if they came from no file.
         device: "cpu", "cuda", "mps".
-        precision: "float32" or "bf16" (autocast: sums and the last addition stay in float32).
+        precision: "float32" or "bf16" (sums over pixels and the last addition stay in float32).
         tiles: how many pieces the picture was restored in; 0 if the network was not needed.
         tile_size: (height, width) of a piece in pixels of the padded picture.
         strength: 0 the input's own pixels, 1 the network's, linear between; the shares of "tone" and "detail"
             where they differ (see `pellucid.strength`).
         diagnosis: what a guided network was told, by its caller or by the recognizer, else none.
         guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
-            smaller tiles were taken), "left_alone" (nothing was wrong: the input's own pixels came back).
+            tiles, or smaller ones, were taken), "left_alone" (nothing was wrong: the input's own pixels came
+            back).
         seconds: "read", "restore", and "recognize" where a recognizer ran.
         recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
             did not run.
+        strips: how the picture was restored whole, in strips; none if it was cut into tiles, or left alone.
     """
 
     model: str
@@ -73,6 +77,7 @@ class Report:
     guards: dict[str, bool]
     seconds: dict[str, float]
     recognized: dict[str, Any] | None = None
+    strips: StripPlan | None = None
 
     @property
     def untouched(self) -> bool:
@@ -164,7 +169,7 @@ class Restorer(Protocol):
             strength: 0 gives the input's own pixels, bit by bit; 1 the network's; linear between. By kind, as
                 {"haze": 1, "noise": 0.3}, light and detail are kept to different shares (see
                 `pellucid.strength`).
-            progress: called with (tiles done, tiles in all) after each tile.
+            progress: called with (parts done, parts in all) after each tile, or each pass in strips.
 
         Raises:
             InputError: a picture, a strength or a diagnosis that can't be used.
@@ -217,9 +222,11 @@ class IdentityRestorer:
 class TorchRestorer:
     """A network of pellucid, run by torch.
 
-    Pictures are padded to the network's multiple (reflected, then replicated where too small), cut into
-    feathered tiles under the memory budget, and run in channels_last under `inference_mode`. Running out of
-    memory means smaller tiles.
+    Pictures are padded to the network's multiple (reflected, then replicated where too small). On the CPU
+    they are restored as a whole under the memory budget: small ones in one piece, larger ones in strips (see
+    `pellucid.strips`). Where that can't be, on other devices, and for a network watched through hooks, which
+    would not see its strips, they are cut into feathered tiles, run in channels_last. Running out of memory
+    means tiles, then smaller ones.
     """
 
     def __init__(
@@ -247,8 +254,8 @@ class TorchRestorer:
             device: "cuda", "mps" or "cpu"; default: the first of them that works.
             precision: "float32" or "bf16"; default: bf16 where a probe finds it faster, and within half a
                 gray level (root mean square) of float32.
-            memory: bytes that a tile may take. Default: half of what is free, and on the CPU no tile beyond
-                one megapixel, since larger ones are slower.
+            memory: bytes that a restoration may take. Default: half of what is free, and on the CPU no tile
+                beyond one megapixel, since larger ones are slower.
             guard: give a picture back as it is where the recognizer surely finds nothing wrong.
             recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
                 one, loaded when it is first asked.
@@ -289,7 +296,13 @@ class TorchRestorer:
             if self.weights_sha256 is None or key not in _PROBES:
                 # 64 is the smallest side at which every stage of the networks has pixels to spare.
                 side = -(-64 // self.spec.multiple_of) * self.spec.multiple_of
-                _PROBES[key] = compute.probe_network(self._run, self.device, side, self._asked_precision)
+                _PROBES[key] = compute.probe_network(
+                    self._run,
+                    self.device,
+                    side,
+                    self._asked_precision,
+                    self._probe_strips if self._has_strips else None,
+                )
             self._probe = _PROBES[key]
         return self._probe
 
@@ -329,11 +342,13 @@ class TorchRestorer:
         prompt = self._prompt(report.diagnosis)
         opened = time.perf_counter()
         restored, plan, guards = self._restore(degraded.pixels, prompt, progress)
+        whole = isinstance(plan, StripPlan)
         pixels = kept.mix(degraded.pixels, restored.clamp_(0, 1))
         report = dataclasses.replace(
             report,
-            tiles=len(plan),
-            tile_size=(plan.tile_height, plan.tile_width),
+            tiles=1 if whole else len(plan),
+            tile_size=self._padded(degraded.pixels) if whole else (plan.tile_height, plan.tile_width),
+            strips=plan if whole else None,
             guards=guards,
             seconds=report.seconds | {"restore": time.perf_counter() - opened},
         )
@@ -384,15 +399,24 @@ class TorchRestorer:
 
     def _restore(
         self, degraded: Tensor, prompt: int | None, progress: Progress | None
-    ) -> tuple[Tensor, TilePlan, dict[str, bool]]:
+    ) -> tuple[Tensor, TilePlan | StripPlan, dict[str, bool]]:
         """The network's (3, H, W) for a (3, H, W), the plan that worked, and the guards' verdicts."""
         _, height, width = degraded.shape
+        replanned = False
+        if strips := self._plan_strips(*self._padded(degraded), self.probe.precision):
+            try:
+                restored, strips, redone = self._restore_strips(degraded, strips, prompt, progress)
+                return restored, strips, {"redone_in_float32": redone, "replanned": False}
+            except (RuntimeError, MemoryError, MemoryBudgetError) as error:
+                if not isinstance(error, MemoryBudgetError) and not compute.is_out_of_memory(error):
+                    raise
+            replanned = True
         limit = self._tile_pixels()
-        budget, replanned = limit, False
+        budget = limit
         while True:
             plan = plan_tiles(height, width, multiple_of=self.spec.multiple_of, max_pixels=budget)
             if plan is None:
-                raise MemoryBudgetError(self._no_room(height, width, limit, replanned))
+                raise MemoryBudgetError(self._no_room(height, width, limit, budget < limit))
             try:
                 restored, redone = self._restore_tiles(degraded, plan, prompt, progress)
                 return restored, plan, {"redone_in_float32": redone, "replanned": replanned}
@@ -404,11 +428,97 @@ class TorchRestorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
+    @property
+    def _has_strips(self) -> bool:
+        """Whether pictures may be restored in strips, rather than in tiles."""
+        if self.device.type != "cpu" or not hasattr(self.network, "forward_strips"):
+            return False
+        return not any(
+            module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
+            for module in self.network.modules()
+        )
+
+    def strip_cost(self, precision: Precision) -> StripCost:
+        """What the network takes in strips, measured at first use on the smallest picture."""
+        key = repr(self.network.config), precision
+        if key not in _COSTS:
+            side, workspace = self.spec.multiple_of, Workspace(_DTYPES[precision])
+            picture = compute.probe_picture(side)[0]
+            peak = compute.peak_bytes(lambda: self._run_strips(picture, workspace, 0))
+            values = workspace.peak_map_bytes / workspace.dtype.itemsize / side**2
+            _COSTS[key] = StripCost(values, workspace.widest / side, peak, workspace.passes)
+        return _COSTS[key]
+
+    def _padded(self, picture: Tensor) -> tuple[int, int]:
+        """Height and width of (3, H, W), grown to the network's multiple."""
+        multiple = self.spec.multiple_of
+        return -(-picture.shape[1] // multiple) * multiple, -(-picture.shape[2] // multiple) * multiple
+
+    def _budget(self) -> int:
+        """Bytes that a restoration may take."""
+        free = compute.free_memory(self.device) * compute.MEMORY_SHARE
+        return int(free if self.memory is None else self.memory)
+
+    def _plan_strips(self, height: int, width: int, precision: Precision) -> StripPlan | None:
+        if not self._has_strips:
+            return None
+        if height * width < min(int(self.network.strips_from), self._tile_pixels() + 1):  # type: ignore[arg-type]
+            return None  # it fits in one tile, which is the whole too, and is faster
+        _, disk = compute.choose_scratch()
+        return plan_strips(
+            height, width, self.strip_cost(precision), _DTYPES[precision], memory=self._budget(), disk=disk
+        )
+
+    def _restore_strips(
+        self, degraded: Tensor, plan: StripPlan, prompt: int | None, progress: Progress | None
+    ) -> tuple[Tensor, StripPlan, bool]:
+        """The network's (3, H, W), the plan that was kept, and whether it had to be redone in float32."""
+        size, planned = self._padded(degraded), self.probe.precision
+
+        def run(precision: Precision) -> Tensor:
+            nonlocal plan
+            if precision != planned:  # whose maps are twice as large
+                again = self._plan_strips(*size, precision)
+                if again is None:
+                    raise MemoryBudgetError("Strips in float32 take more than the budget.")
+                plan = again
+            passes = plan.passes
+
+            def step() -> None:
+                if progress is not None:
+                    progress(workspace.passes, passes)
+
+            workspace = Workspace(
+                _DTYPES[precision],
+                strip_bytes=plan.strip_bytes,
+                folder=compute.choose_scratch()[0] if plan.in_files else None,
+                step=step,
+            )
+            picture = pad_picture(degraded, *size)
+            if picture.data_ptr() == degraded.data_ptr():
+                picture = picture.clone()
+            self._run_strips(picture, workspace, prompt)
+            return picture
+
+        restored, redone = self._finite(run)
+        return restored[:, : degraded.shape[1], : degraded.shape[2]], plan, redone
+
+    @torch.inference_mode()
+    def _run_strips(self, picture: Tensor, workspace: Workspace, prompt: int | None) -> None:
+        """Turn (3, h, w), sides being the network's multiples, into the network's output."""
+        arguments = (prompt,) if self.spec.guided else ()
+        self.network.forward_strips(picture, workspace, *arguments)  # type: ignore[operator, misc]
+
+    def _probe_strips(self, degraded: Tensor, precision: Precision) -> Tensor:
+        """The network's (1, 3, h, w) for one, in strips of the usual height."""
+        picture = degraded[0].clone()
+        self._run_strips(picture, Workspace(_DTYPES[precision]), 0)
+        return picture[None]
+
     def _tile_pixels(self) -> int:
         if self.memory is not None:
             return int(self.memory / self.probe.bytes_per_pixel)
-        share = compute.free_memory(self.device) * compute.MEMORY_SHARE
-        pixels = int(share / self.probe.bytes_per_pixel)
+        pixels = int(self._budget() / self.probe.bytes_per_pixel)
         return min(pixels, compute.CPU_TILE_PIXELS) if self.device.type == "cpu" else pixels
 
     def _no_room(self, height: int, width: int, limit: int, replanned: bool) -> str:
@@ -447,13 +557,19 @@ class TorchRestorer:
 
     def _run_finite(self, read: Tensor, prompt: int | None) -> tuple[Tensor, bool]:
         """The network's output for one tile, on the CPU, and whether it had to be redone in float32."""
-        precision, degraded = self.probe.precision, read.to(self.device)
-        restored = self._run(degraded, precision, prompt)[0].cpu()
-        if torch.isfinite(restored).all():
+        degraded = read.to(self.device)
+        return self._finite(lambda precision: self._run(degraded, precision, prompt)[0].cpu())
+
+    def _finite(self, run: Callable[[Precision], Tensor]) -> tuple[Tensor, bool]:
+        """What `run` gives in the precision that was chosen, else in float32, and whether it had to be."""
+        precision = self.probe.precision
+        restored = run(precision)
+        if _is_finite(restored):
             return restored, False
         if precision != "float32":
-            restored = self._run(degraded, "float32", prompt)[0].cpu()
-            if torch.isfinite(restored).all():
+            del restored
+            restored = run("float32")
+            if _is_finite(restored):
                 return restored, True
         raise NonFiniteOutputError(
             f"{self.name} gives NaN or infinity for this picture in float32 too, so no result was kept. "
@@ -471,6 +587,7 @@ class TorchRestorer:
 
 
 _PROBES: dict[tuple[str | None, str, str | None, int], Probe] = {}
+_COSTS: dict[tuple[str, Precision], StripCost] = {}  # by the network's configuration
 
 
 def load(
@@ -487,7 +604,7 @@ def load(
         name_or_path: a name as in `pellucid models`, or a path to a `.safetensors` file of pellucid.
         device: "cuda", "mps" or "cpu"; default: the first of them that works.
         precision: "float32" or "bf16"; default: chosen by a probe.
-        memory: bytes that a tile may take; default: half of what is free.
+        memory: bytes that a restoration may take; default: half of what is free.
         guard: give a picture back as it is where the recognizer surely finds nothing wrong.
 
     Raises:
@@ -536,6 +653,11 @@ def pad_picture(pixels: Tensor, height: int, width: int) -> Tensor:
             if amount:
                 pixels = F.pad(pixels, (0, amount, 0, 0) if side == 3 else (0, 0, 0, amount), mode=mode)
     return pixels[0]
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether all of float32 numbers are finite: then so is their float64 sum, which takes no memory."""
+    return math.isfinite(float(x.sum(dtype=torch.float64)))
 
 
 def _kept(span: Span) -> slice:

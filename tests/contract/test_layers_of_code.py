@@ -10,6 +10,7 @@ LAYERS = (
     {"errors"},
     {"registry"},  # raises errors
     {"image", "tiling", "layers", "degradations", "metrics", "drawn", "strength"},
+    {"strips"},  # of layers; networks describe theirs in their own files
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},
     {"diagnosis", "labels"},  # a recognizer before the restorer, and what it is trained on

@@ -47,7 +47,8 @@ def test_choices_are_the_routers_own(routed):
 def test_looking_changes_nothing_and_leaves_no_hook(routed):
     plain = routed(picture()).image.pixels
     explained = explain_picture(routed, picture())
-    assert torch.equal(explained.restored.pixels, plain)
+    # In strips sums run in another order.
+    assert torch.allclose(explained.restored.pixels, plain, rtol=0, atol=1e-5)
     modules = list(routed.network.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
     with pytest.raises(InputError, match="takes no diagnosis"):

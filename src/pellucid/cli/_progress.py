@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar over all pictures with the time left, one over the tiles of the current one."""
+"""Progress on stderr: one bar over all pictures with the time left, one over the parts of the current one."""
 
 from pathlib import Path
 from typing import Self
@@ -35,15 +35,15 @@ class Bars:
         self._progress.start()
         total = sum(self._pixels.values())
         self._all = self._progress.add_task("Pictures", total=total, state=f"0/{self._total}")
-        self._tiles = self._progress.add_task("Tiles", total=None, state="")
+        self._parts = self._progress.add_task("Parts", total=None, state="")
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def tile_done(self, done: int, total: int) -> None:
-        """The current picture has `done` of `total` tiles."""
-        self._progress.update(self._tiles, completed=done, total=total, state=f"{done}/{total}")
+    def part_done(self, done: int, total: int) -> None:
+        """The current picture has `done` of `total` parts: tiles, or passes in strips."""
+        self._progress.update(self._parts, completed=done, total=total, state=f"{done}/{total}")
         share = self._pixels[self._sources[self._pictures]] * done / total
         self._progress.update(self._all, completed=self._done + share)
 
@@ -52,7 +52,7 @@ class Bars:
         self._pictures += 1
         self._done += self._pixels[job.source]
         self._progress.update(self._all, completed=self._done, state=f"{self._pictures}/{self._total}")
-        self._progress.update(self._tiles, completed=0, total=None, state="")
+        self._progress.update(self._parts, completed=0, total=None, state="")
 
 
 def _pixels(path: Path) -> int:

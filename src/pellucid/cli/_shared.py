@@ -23,7 +23,8 @@ PrecisionName = Annotated[
     str | None, typer.Option(help="float32 or bf16. Default: bf16 where it is faster and close enough.")
 ]
 Memory = Annotated[
-    str | None, typer.Option(help="What a tile may take, for example 2GB. Default: half of what is free.")
+    str | None,
+    typer.Option(help="What a restoration may take, for example 2GB. Default: half of what is free."),
 ]
 Prompt = Annotated[str | None, typer.Option(help="For guided models: what is wrong with the pictures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines.")]

@@ -130,7 +130,7 @@ def _restore_one(
     start = time.perf_counter()
     image = read_image(job.source, limits=limits)
     seconds = {"read": time.perf_counter() - start}
-    restoration = restorer(image, diagnosis=prompt, strength=strength, progress=bars.tile_done)
+    restoration = restorer(image, diagnosis=prompt, strength=strength, progress=bars.part_done)
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         # From the file, not from its pixels: strength 0 then copies it.

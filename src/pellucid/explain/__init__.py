@@ -2,8 +2,8 @@
 
 `change` tells where and how much the picture changed, and its spectrum before and after, for any network;
 `routing` which experts a DaAIR chose, for one picture or a data set; `prompts` what the prompts of a DFPIR do
-differently. All look through hooks, so what they tell is what a restoration does, tiles and precision
-included. `figure` draws it.
+differently. All look through hooks, in the precision of a restoration. While they look, pictures beyond a
+megapixel are cut into tiles, since hooks don't see strips. `figure` draws it.
 """
 
 from pellucid.explain.figure import draw_explanation, draw_routing_table

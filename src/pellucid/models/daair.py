@@ -12,10 +12,11 @@ it. `daair` is the paper's size; `daair_s` is ours for laptops: a half-resolutio
 the attention and feed-forward blocks, since at full resolution elementwise traffic, not arithmetic, takes the
 time.
 
-Legend: B batch, C channels, H and W height and width, n experts, R rank.
+Legend: B batch, C channels, H and W height and width, n experts, R rank, r rows of a strip.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,24 @@ from pellucid.layers import (
     split_heads,
 )
 from pellucid.models._spec import ModelSpec
+from pellucid.strips import (
+    ChannelSimilarity,
+    Delay,
+    Depthwise,
+    FeatureMap,
+    Linear,
+    PixelMean,
+    Sweep,
+    Window,
+    Workspace,
+    add_head,
+    downsample,
+    feed_forward,
+    fold_attention,
+    merge_skip,
+    normalize,
+    stem,
+)
 
 PAPER = "arXiv 2405.15475"
 
@@ -177,6 +196,31 @@ def _squared_variation(x: Tensor) -> Tensor:
     return (x.std(-1) / x.mean(-1).clamp_min(1e-6)) ** 2
 
 
+class ExpertStreams:
+    """Experts of one design side by side, E of them, over strips (r, W, C) of one picture.
+
+    Args:
+        experts: each with the index (1,) of the one that was chosen.
+        dtype: of the strips.
+    """
+
+    def __init__(self, experts: list[tuple[LowRankExperts, Tensor]], dtype: torch.dtype) -> None:
+        project = torch.stack([(e.expand[i] @ e.reduce[i])[0] for e, i in experts]).to(dtype)  # (E, 2R, C)
+        gates, values = (part.flatten(0, 1).t() for part in project.chunk(2, dim=1))  # each (C, E*R)
+        depthwise = torch.cat([e.depthwise[i][0] for e, i in experts])[:, None].to(dtype)  # (E*R, 1, k, k)
+        self.gates = Depthwise(Linear(gates), depthwise, activation=torch.ops.aten.gelu_)
+        self.values, self.delay = Linear(values), Window(depthwise.shape[2])
+        self.mix = Linear(torch.block_diag(*(e.mix[i][0] for e, i in experts)).t().to(dtype))
+
+    def __call__(self, x: Tensor, last: bool) -> Tensor:
+        """The strip that comes next to what the experts give, (r', W, E*R)."""
+        gates = self.gates(x, last)
+        room = self.delay.room(x, self.values.weight.shape[1])
+        self.values.into(x.flatten(0, 1), room.flatten(0, 1))
+        torch.ops.aten.gelu_(room)
+        return self.mix(gates.mul_(self.delay.center(last)))
+
+
 class DegradationAwareLearner(nn.Module):
     """DaLe: a routed expert times the agnostic expert in rank space, projected back to C channels."""
 
@@ -194,6 +238,13 @@ class DegradationAwareLearner(nn.Module):
         specialized = self.specialized(x, index) * gate.to(agnostic.dtype)[:, None, None, None]
         learned = self.project(specialized * agnostic)  # (B, C, H, W)
         return x + learned if self.inner_residual else learned
+
+    def choose(self, x: FeatureMap, norm: LayerNorm2d) -> tuple[Tensor, Tensor]:
+        """Expert (1,) and gate (1,) for norm(x)."""
+        mean = PixelMean()
+        for rows, _ in x.sweep(x.channels):
+            mean.add(normalize(norm, rows))
+        return self.router(mean.value()[None, :, None, None], None)
 
 
 class RankProjection(nn.Module):
@@ -306,6 +357,135 @@ class PlainGateFeedForward(nn.Module):
         return self.project_out(gate * value)
 
 
+class EmbeddingStreams:
+    """The embeddings of a block, over strips of its input x (H, W, C): the one that asks, and the one asked.
+
+    Without a controller both are the learner's. The router is asked at once, in a pass of its own.
+
+    Args:
+        x: what is normalized, and then embedded.
+        norm: the norm.
+        learner: its experts are chosen by the mean of the whole norm(x).
+        controller: if there is one, the second embedding.
+        query_from_learner: whether the learner's asks.
+    """
+
+    def __init__(
+        self,
+        x: FeatureMap,
+        norm: LayerNorm2d,
+        learner: DegradationAwareLearner,
+        controller: Controller | None = None,
+        query_from_learner: bool = True,
+    ) -> None:
+        self.x, self.norm, self.inner_residual = x, norm, learner.inner_residual
+        dtype = x.workspace.dtype
+        index, gate = learner.choose(x, norm)
+        experts = [(learner.agnostic, torch.zeros_like(index)), (learner.specialized, index)]
+        learn = control = Linear((learner.project.weight * gate).t().to(dtype))
+        if controller is not None:
+            experts.append((controller.expert, torch.zeros_like(index)))
+            control = Linear(controller.project.weight.t().to(dtype))
+        self.experts, self.swapped = ExpertStreams(experts, dtype), not query_from_learner
+        self.rank, self.kernel_size = learn.weight.shape[0], learner.agnostic.depthwise.shape[-1]
+        self.project_asking, self.project_asked = (control, learn) if self.swapped else (learn, control)
+
+    def both(self, kept: FeatureMap | None = None) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """One pass: the asking and the asked embedding (r, W, C), and whether these rows are the last.
+
+        What is asked is put into `kept` (H, W, R), in rank space: it costs more than the rest of a narrow
+        block, and R channels are few.
+        """
+        delay, write = Delay(self.kernel_size), None if kept is None else kept.sweep(1)
+        for rows, last in self.x.sweep(max(self.x.channels * 2, self.rank * 3)):
+            normed = normalize(self.norm, rows)
+            ranked = self.experts(normed, last).split(self.rank, dim=2)
+            normed, learned = delay(normed, last), ranked[0] * ranked[1]
+            asking, asked = learned, ranked[2] if len(ranked) > 2 else learned
+            if self.swapped:
+                asking, asked = asked, asking
+            if write is not None:
+                write.next_rows(len(asked))[0].copy_(asked)
+            embedded = self._embed(self.project_asked, normed, asked)
+            yield (
+                embedded if asking is asked else self._embed(self.project_asking, normed, asking),
+                embedded,
+                last,
+            )
+
+    def asked(self, sweep: Sweep, kept: FeatureMap) -> Iterator[tuple[Tensor, bool]]:
+        """A later pass, by `sweep` over x: the asked embedding once more, from what was kept."""
+        start = 0
+        for rows, last in sweep:
+            ranked = kept.parts[0][start : start + len(rows)]
+            yield self._embed(self.project_asked, normalize(self.norm, rows), ranked), last
+            start += len(rows)
+
+    def _embed(self, project: Linear, normed: Tensor, ranked: Tensor) -> Tensor:
+        embedded = project(ranked)
+        return embedded.add_(normed) if self.inner_residual else embedded
+
+
+def attend_in_strips(
+    x: FeatureMap, streams: EmbeddingStreams, attention: "TransposedAttention | CrossAttention"
+) -> None:
+    """x + attention, in place: x is what `streams` embed."""
+    dtype, channels = x.workspace.dtype, x.channels
+    kept = x.workspace.create_map(x.height, x.width, streams.rank)
+    similarity = ChannelSimilarity(attention.num_heads)
+    if isinstance(attention, CrossAttention):
+        query = Depthwise.of(attention.query, attention.query_depthwise, dtype)
+        key_value = Depthwise.of(attention.key_value, attention.key_value_depthwise, dtype)
+        key, value = key_value.columns(0, channels), key_value.columns(channels, 2 * channels)
+        for asking, asked, last in streams.both(kept):
+            similarity.add(torch.cat([query(asking, last), key(asked, last)], dim=2))
+    else:
+        every = Depthwise.of(attention.qkv, attention.qkv_depthwise, dtype)
+        query_key, value = every.columns(0, 2 * channels), every.columns(2 * channels, 3 * channels)
+        for embedded, _, last in streams.both(kept):
+            similarity.add(query_key(embedded, last))
+    scores = similarity.scores(attention.temperature)
+    fold = fold_attention(scores.softmax(dim=-1), attention.project_out.weight[:, :, 0, 0]).to(dtype)
+    sweep = x.sweep(2 * channels)
+    for embedded, last in streams.asked(sweep, kept):
+        sweep.add(value(embedded, last), fold)
+
+
+def mix_in_strips(
+    x: FeatureMap,
+    streams: EmbeddingStreams,
+    mixer: "SelfGatedConvolution | GatedConvolution",
+    norm: LayerNorm2d,
+    ffn: "PlainGateFeedForward",
+) -> None:
+    """x + mixer, then + ffn(norm), in place: x is what `streams` embed."""
+    dtype, channels = x.workspace.dtype, x.channels
+    if isinstance(mixer, GatedConvolution):
+        gate = Depthwise.of(mixer.gate, mixer.gate_depthwise, dtype)
+        value = Depthwise.of(mixer.value, mixer.value_depthwise, dtype)
+    else:
+        both = Depthwise.of(mixer.gate_value, mixer.depthwise, dtype)
+        gate, value = both.columns(0, channels), both.columns(channels, 2 * channels)
+    kept, mean = x.workspace.create_map(x.height, x.width, channels), PixelMean()
+    write = kept.sweep(1)
+    for asking, asked, last in streams.both():
+        gates, values = gate(asking, last), value(asked, last)
+        mixed = torch.mul(gates, values, out=write.next_rows(len(gates))[0])
+        mean.add(mixed)
+    weight = mixer.channel_weight.weight[:, :, 0, 0]
+    weight = F.linear(mean.value(), weight.to(mean.value().dtype), mixer.channel_weight.bias)  # (C,)
+    project_out = Linear.of(mixer.project_out, weight.dtype)
+    project_out = Linear(weight[:, None] * project_out.weight, project_out.bias).to(dtype)
+    hidden, start = ffn.project_out.in_channels, 0
+    project_in, ffn_out = Linear.of(ffn.project_in, dtype), Linear.of(ffn.project_out, dtype)
+    for rows, _ in x.sweep(hidden):
+        project_out.add(kept.parts[0][start : start + len(rows)], rows)
+        start += len(rows)
+        normed = normalize(norm, rows)
+        gated = project_in.columns(0, hidden)(normed).mul_(project_in.columns(hidden, 2 * hidden)(normed))
+        ffn_out.add(gated, rows)
+
+
 class EncoderBlock(nn.Module):
     """Norm, learner, self-attention; norm, feed-forward; a residual around each half."""
 
@@ -325,6 +505,10 @@ class EncoderBlock(nn.Module):
     def forward(self, x: Tensor, trial: RoutingTrial | None) -> Tensor:
         x = x + self.attention(self.learner(self.norm1(x), trial))
         return x + self.ffn(self.norm2(x))
+
+    def forward_strips(self, x: FeatureMap) -> None:
+        """The same for one picture, in place."""
+        finish_in_strips(x, EmbeddingStreams(x, self.norm1, self.learner), self)
 
 
 class DecoderBlock(nn.Module):
@@ -351,11 +535,31 @@ class DecoderBlock(nn.Module):
         )
         return x + self.ffn(self.norm2(x))
 
+    def forward_strips(self, x: FeatureMap) -> None:
+        """The same for one picture, in place."""
+        streams = EmbeddingStreams(x, self.norm1, self.learner, self.controller, self.query_from_learner)
+        finish_in_strips(x, streams, self)
+
+
+def finish_in_strips(x: FeatureMap, streams: EmbeddingStreams, block: EncoderBlock | DecoderBlock) -> None:
+    """What follows the embeddings of a block, in place."""
+    if isinstance(block.attention, (TransposedAttention, CrossAttention)):
+        assert isinstance(block.ffn, GatedFeedForward)
+        attend_in_strips(x, streams, block.attention)
+        feed_forward(x, block.norm2, block.ffn)
+    else:
+        assert isinstance(block.ffn, PlainGateFeedForward)
+        mix_in_strips(x, streams, block.attention, block.norm2, block.ffn)
+
 
 class DaAIR(nn.Module):
     """The network. `forward` restores; `forward_train` also gives the balance loss.
 
     `after_step` moves the controllers, and is called after each optimizer step.
+
+    Attributes:
+        config: its numbers.
+        strips_from: pixels of a picture from which `forward_strips` is faster on a CPU (decision record 10).
     """
 
     def __init__(self, config: DaAIRConfig) -> None:
@@ -363,6 +567,7 @@ class DaAIR(nn.Module):
         self.config = config
         dims = [config.dim * 2**level for level in range(len(config.encoder_blocks))]
         colors, cheap = 3 * config.grid**2, config.mixer == "gated_convolution"
+        self.strips_from = 384**2 if cheap else 96**2
         up_kernel = 1 if cheap else 3  # with 3 they would be a third of the small network's arithmetic
         self.stem = nn.Conv2d(colors, config.dim, 3, padding=1, bias=False)
         self.encoder = nn.ModuleList(
@@ -424,6 +629,30 @@ class DaAIR(nn.Module):
                 x = block(x, trial)
         x = self.head(x)  # (B, 3 * grid^2, H, W) on the grid
         return degraded + (F.pixel_shuffle(x, grid) if grid > 1 else x)
+
+    def forward_strips(self, picture: Tensor, workspace: Workspace) -> None:
+        """Turn one picture into what `forward` gives for it, computed in strips (see `pellucid.strips`).
+
+        Args:
+            picture: (3, H, W) in [0, 1], float32 or float64; H and W multiples of `8 * config.grid`. The
+                result takes its place, not clamped.
+            workspace: where the feature maps live, and in which type.
+        """
+        x = stem(picture, self.stem, workspace, self.config.grid)  # (H, W, C) on the grid
+        skips: list[FeatureMap] = []
+        for level, blocks in enumerate(self.encoder):
+            for block in blocks:  # type: ignore[attr-defined]
+                block.forward_strips(x)
+            if level < len(self.down):
+                skips.append(x)
+                x = downsample(x, self.down[level].conv)  # type: ignore[arg-type]
+        for level in reversed(range(len(self.decoder))):
+            skip = skips.pop()
+            merge_skip(skip, x, self.up[level].conv, self.fuse[level])  # type: ignore[arg-type]
+            x = skip
+            for block in self.decoder[level]:  # type: ignore[attr-defined]
+                block.forward_strips(x)
+        add_head(x, self.head, picture, self.config.grid)
 
     def after_step(self) -> None:
         """Let each controller follow its encoder block's agnostic expert by one step of the average."""

@@ -37,6 +37,22 @@ from pellucid.layers import (
     split_heads,
 )
 from pellucid.models._spec import ModelSpec
+from pellucid.strips import (
+    ChannelSimilarity,
+    Depthwise,
+    FeatureMap,
+    Linear,
+    Workspace,
+    add_head,
+    attend,
+    downsample,
+    feed_forward,
+    fold_attention,
+    merge_skip,
+    normalize,
+    stem,
+    upsample,
+)
 
 # The sentences the authors encode, under the names that pellucid gives them.
 PROMPTS = {
@@ -123,6 +139,11 @@ class TransformerBlock(nn.Module):
         x = x + self.attn(self.norm1(x))
         return x + self.ffn(self.norm2(x))
 
+    def forward_strips(self, x: FeatureMap) -> None:
+        """The same for one picture, in place."""
+        attend(x, self.norm1, self.attn)
+        feed_forward(x, self.norm2, self.ffn)
+
 
 class SelectiveCrossAttention(nn.Module):
     """Channel attention from one feature to another that keeps the largest scores of each row (TopM)."""
@@ -155,10 +176,13 @@ class SelectiveCrossAttention(nn.Module):
         """Rows (B, h, c, c) that sum to one over their `kept` largest scores and are zero elsewhere."""
         precise = torch.promote_types(query.dtype, torch.float32)
         with torch.autocast(query.device.type, enabled=False):
-            scores = channel_attention_scores(query.to(precise), key.to(precise), self.temperature)
-            largest = scores.topk(self.kept, dim=-1).indices  # (B, h, c, kept)
-            dropped = torch.ones_like(scores, dtype=torch.bool).scatter(-1, largest, False)
-            return scores.masked_fill(dropped, float("-inf")).softmax(dim=-1)
+            return self.select(channel_attention_scores(query.to(precise), key.to(precise), self.temperature))
+
+    def select(self, scores: Tensor) -> Tensor:
+        """Softmax of scores (B, h, c, c) over the `kept` largest of each row, zero elsewhere."""
+        largest = scores.topk(self.kept, dim=-1).indices  # (B, h, c, kept)
+        dropped = torch.ones_like(scores, dtype=torch.bool).scatter(-1, largest, False)
+        return scores.masked_fill(dropped, float("-inf")).softmax(dim=-1)
 
 
 class PerturbationBlock(nn.Module):
@@ -208,6 +232,29 @@ class PerturbationBlock(nn.Module):
         y = shuffle(x, prompt)  # (B, C, H, W)
         y = self.cross_attn(self.norm1(y), self.norm2(x))
         return y + self.ffn(self.norm3(y))
+
+    def forward_strips(self, x: FeatureMap, prompt: Tensor) -> None:
+        """The same for one picture, in place."""
+        attention, dtype, channels = self.cross_attn, x.workspace.dtype, x.channels
+        weight, bias = self.fold(prompt)
+        shuffle = Linear(weight[0].t(), bias[0]).to(dtype)
+        query = Depthwise.of(attention.query, attention.query_depthwise, dtype)
+        key_value = Depthwise.of(attention.key_value, attention.key_value_depthwise, dtype)
+        key, value = key_value.columns(0, channels), key_value.columns(channels, 2 * channels)
+        similarity = ChannelSimilarity(attention.num_heads)
+        for rows, last in x.sweep(2 * channels):
+            parts = (
+                query(normalize(self.norm1, shuffle(rows)), last),
+                key(normalize(self.norm2, rows), last),
+            )
+            similarity.add(torch.cat(parts, dim=2))
+        selected = attention.select(similarity.scores(attention.temperature))
+        project_out = attention.gain * attention.project_out.weight[:, :, 0, 0]
+        fold = fold_attention(selected, project_out).to(dtype)
+        sweep = x.sweep(channels)
+        for rows, last in sweep:
+            sweep.write(value(normalize(self.norm2, rows), last), fold)
+        feed_forward(x, self.norm3, self.ffn)
 
     def shuffle(self, x: Tensor, prompt: Tensor) -> Tensor:
         """Expand, reorder, contract, step by step: (B, C, H, W), with `prompt` (B,) or (1,)."""
@@ -285,13 +332,26 @@ class DecoderStage(nn.Module):
         x = torch.cat([self.up(x), skip], dim=1)  # (B, 2C, H, W)
         return self.blocks(self.reduce(x))
 
+    def merge_strips(self, x: FeatureMap, skip: FeatureMap) -> FeatureMap:
+        """What comes before the blocks, for one picture."""
+        if not isinstance(self.reduce, nn.Conv2d):
+            return upsample(x, self.up.conv).beside(skip)
+        merge_skip(skip, x, self.up.conv, self.reduce)
+        return skip
+
 
 class DFPIR(nn.Module):
-    """The guided network: `network(x, prompt)`."""
+    """The guided network: `network(x, prompt)`.
+
+    Attributes:
+        config: its numbers.
+        strips_from: pixels of a picture from which `forward_strips` is faster on a CPU (decision record 10).
+    """
 
     def __init__(self, config: DFPIRConfig) -> None:
         super().__init__()
         self.config = config
+        self.strips_from = 96**2
         dims = [config.dim * 2**level for level in range(4)]
         heads = config.num_heads
         generator = torch.Generator().manual_seed(config.shuffle_seed)
@@ -345,6 +405,38 @@ class DFPIR(nn.Module):
         for stage in self.decoder:
             y = stage(y, skips.pop())  # (B, 4C, H/4, W/4), (B, 2C, H/2, W/2), (B, 2C, H, W)
         return self.output(self.refinement(y)) + x
+
+    def forward_strips(self, picture: Tensor, workspace: Workspace, prompt: Tensor | int) -> None:
+        """Turn one picture into what `forward` gives for it, computed in strips (see `pellucid.strips`).
+
+        Args:
+            picture: (3, H, W) in [0, 1], H and W multiples of 8, float32 or float64. The result takes its
+                place, not clamped.
+            workspace: where the feature maps live, and in which type.
+            prompt: an index into `config.prompts`.
+
+        Raises:
+            InputError: a size or an index that does not fit.
+        """
+        prompt = self._check(picture[None], prompt)
+        y = stem(picture, self.stem, workspace)  # (H, W, C)
+        skips: list[FeatureMap] = []
+        for stage in self.encoder:
+            for block in stage.blocks:  # type: ignore[union-attr]
+                block.forward_strips(y)
+            skips.append(y)
+            y = downsample(y, stage.down.conv)  # type: ignore[union-attr, arg-type]
+            stage.perturbation.forward_strips(skips[-1], prompt)  # type: ignore[union-attr, operator]
+        for block in self.bottleneck.blocks:
+            block.forward_strips(y)  # type: ignore[operator]
+        self.bottleneck.perturbation.forward_strips(y, prompt)
+        for stage in self.decoder:
+            y = stage.merge_strips(y, skips.pop())  # type: ignore[operator]
+            for block in stage.blocks:  # type: ignore[union-attr]
+                block.forward_strips(y)
+        for block in self.refinement:
+            block.forward_strips(y)  # type: ignore[operator]
+        add_head(y, self.output, picture)
 
     def after_step(self) -> None:
         """Let the permutations follow the scores, if they are learned; called after each optimizer step."""
