@@ -19,7 +19,25 @@ PellucidError           what pellucid raises on purpose                         
 │   ├── MemoryBudgetError         can't be done within the memory given                  HTTP 507, exit 4
 │   └── UnsupportedDtypeError     the device or the network can't compute in this dtype  HTTP 500, exit 4
 ├── TrainingError           a training that could not go on                              HTTP 500, exit 4
-└── RecipeError             all faults of a recipe at once                               HTTP 422, exit 2
+├── RecipeError             all faults of a recipe at once                               HTTP 422, exit 2
+└── ServiceError            a request that the service can't answer as asked             HTTP 500, exit 4
+    ├── BadRequestError           a body or a header that can't be read                  HTTP 400, exit 4
+    ├── UnauthorizedError         no token, or a wrong one                               HTTP 401, exit 4
+    ├── ForbiddenError            a host or an origin that isn't allowed                 HTTP 403, exit 4
+    ├── UnknownJobError           there is no such job, or no longer                     HTTP 404, exit 4
+    ├── NotAcceptableError        nothing that `Accept` allows can be sent               HTTP 406, exit 4
+    ├── SlowUploadError           the body did not arrive in time                        HTTP 408, exit 4
+    ├── UnfinishedJobError        the job has no result yet                              HTTP 409, exit 4
+    ├── CanceledJobError          the job was canceled and has no result                 HTTP 410, exit 4
+    ├── RequestTooLargeError      more bytes than the limit                              HTTP 413, exit 4
+    ├── MediaTypeError            a body of a type that isn't taken                      HTTP 415, exit 4
+    ├── ReusedKeyError            an idempotency key that stands for another job         HTTP 422, exit 4
+    ├── OverloadedError           no place is free                                       HTTP 429, exit 4
+    ├── EncoderError              the result could not be written to a file              HTTP 500, exit 4
+    ├── AbandonedJobError         the service stopped on a job more than once            HTTP 500, exit 4
+    ├── StoppingError             the service is stopping, or not ready yet              HTTP 503, exit 4
+    ├── TimeLimitError            it took longer than the limit                          HTTP 504, exit 4
+    └── StorageError              the service's disk takes no more                       HTTP 507, exit 4
 
 A message says what was found, what was expected, and the next step.
 """
@@ -133,3 +151,114 @@ class RecipeError(PellucidError):
 
     exit_code = 2
     http_status = 422
+
+
+class ServiceError(PellucidError):
+    """A request that the service can't answer as asked.
+
+    `retry_after` is the number of seconds after which asking again makes sense, or none.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BadRequestError(ServiceError):
+    """A body or a header that can't be read."""
+
+    http_status = 400
+
+
+class UnauthorizedError(ServiceError):
+    """No token, or a wrong one."""
+
+    http_status = 401
+
+
+class ForbiddenError(ServiceError):
+    """A host or an origin that isn't allowed."""
+
+    http_status = 403
+
+
+class UnknownJobError(ServiceError):
+    """There is no such job, or no longer."""
+
+    http_status = 404
+
+
+class NotAcceptableError(ServiceError):
+    """Nothing that `Accept` allows can be sent."""
+
+    http_status = 406
+
+
+class SlowUploadError(ServiceError):
+    """The body did not arrive in time."""
+
+    http_status = 408
+
+
+class UnfinishedJobError(ServiceError):
+    """The job has no result yet."""
+
+    http_status = 409
+
+
+class CanceledJobError(ServiceError):
+    """The job was canceled and has no result."""
+
+    http_status = 410
+
+
+class RequestTooLargeError(ServiceError):
+    """More bytes than the limit."""
+
+    http_status = 413
+
+
+class MediaTypeError(ServiceError):
+    """A body of a type that isn't taken."""
+
+    http_status = 415
+
+
+class ReusedKeyError(ServiceError):
+    """An idempotency key that stands for another job."""
+
+    http_status = 422
+
+
+class OverloadedError(ServiceError):
+    """No place is free."""
+
+    http_status = 429
+
+
+class EncoderError(ServiceError):
+    """The result could not be written to a file."""
+
+
+class AbandonedJobError(ServiceError):
+    """The service stopped on a job more than once."""
+
+
+class StoppingError(ServiceError):
+    """The service is stopping, or not ready yet."""
+
+    http_status = 503
+
+
+class TimeLimitError(ServiceError):
+    """It took longer than the limit."""
+
+    http_status = 504
+
+
+class StorageError(ServiceError):
+    """The service's disk takes no more."""
+
+    http_status = 507

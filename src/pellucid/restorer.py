@@ -354,6 +354,14 @@ class TorchRestorer:
         )
         return Restoration(dataclasses.replace(degraded, pixels=pixels), report, image)
 
+    def check_diagnosis(self, diagnosis: str) -> None:
+        """Refuse a diagnosis that a call would refuse, before there is a picture.
+
+        Raises:
+            InputError: the network is blind, or has no such prompt.
+        """
+        self._prompt(diagnosis)
+
     @property
     def recognizer(self) -> Recognizer:
         """What finds out what is wrong, where nobody has said it."""

@@ -19,7 +19,8 @@ LAYERS = (
     {"evaluate", "explain", "batch", "export", "convert"},
     {"train"},
     {"train_recognizer"},  # shares the training's habits
-    {"cli", "service", "app"},
+    {"service", "app"},  # doors of their own
+    {"cli"},  # which a command opens
 )
 NUMBER = {name: number for number, names in enumerate(LAYERS) for name in names}
 DOORS = {"__init__", "__main__"}  # the public names and the command stand above all layers

@@ -8,7 +8,7 @@ renamed. A picture whose pixels were not changed comes back with the same sample
 """
 
 from pellucid.image_io._formats import IMAGE_SUFFIXES
-from pellucid.image_io._read import Header, Limits, decode_image, read_header, read_image
+from pellucid.image_io._read import Header, Limits, decode_header, decode_image, read_header, read_image
 from pellucid.image_io._write import check_writable, copy_image, encode_image, write_bytes, write_image
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Limits",
     "check_writable",
     "copy_image",
+    "decode_header",
     "decode_image",
     "encode_image",
     "read_header",

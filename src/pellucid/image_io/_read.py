@@ -72,6 +72,15 @@ def read_header(path: PathLike) -> Header:
         return _load(stream, str(path), None)[1]
 
 
+def decode_header(data: bytes) -> Header:
+    """As `read_header`, from the bytes of a file.
+
+    Raises:
+        UnreadableImageError, UnsupportedImageError: as in `read_image`.
+    """
+    return _load(io.BytesIO(data), "The picture", None)[1]
+
+
 def read_image(path: PathLike, *, limits: Limits | None = None) -> ImageBuffer:
     """The picture in a JPEG, PNG, TIFF, WebP or AVIF file, whatever its suffix.
 

@@ -1,0 +1,119 @@
+"""`pellucid serve`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pellucid.cli._shared import Device, Memory, PrecisionName, load_restorer, parse_path, parse_size, say
+from pellucid.errors import InputError
+from pellucid.weights import DEFAULT
+
+if TYPE_CHECKING:
+    from pellucid.restorer import TorchRestorer
+
+TOKEN_VARIABLE = "PELLUCID_TOKEN"
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Weights to serve, several if repeated; the first is the default. [{DEFAULT}]"),
+    ] = None,
+    device: Device = None,
+    precision: PrecisionName = None,
+    memory: Memory = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            parser=parse_path, help=f"One token a line. Or one in {TOKEN_VARIABLE}.", show_default=False
+        ),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody in who can reach the address, without a token.")
+    ] = False,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin of web pages that may use it; repeat for several.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Name by which it may be called; repeat for several.")
+    ] = None,
+    max_bytes: Annotated[str, typer.Option(help="Of a request's body.")] = "64MB",
+    max_pixels: Annotated[int, typer.Option(min=1, help="Width times height of a picture.")] = 50_000_000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply, waiting included.")] = 120,
+    queue: Annotated[int, typer.Option(min=1, help="Pictures that wait or run; then comes 429.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests read at once; then comes 429.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that decode and encode.")] = 2,
+    worker_memory: Annotated[
+        str | None, typer.Option(help="Of each of them. Default: by --max-pixels.", show_default=False)
+    ] = None,
+    worker_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to decode or encode one.")] = 30,
+    data: Annotated[
+        Path, typer.Option(parser=parse_path, help="Folder of jobs; only its owner may look into it.")
+    ] = Path("pellucid-jobs"),
+    max_jobs: Annotated[int, typer.Option(min=1, help="Jobs that wait; then comes 429.")] = 100,
+    job_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a job may run.")] = 3600,
+    keep: Annotated[float, typer.Option(min=0.01, help="Hours that results of jobs are kept.")] = 24,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds that a stop waits for what is under way.")
+    ] = 20,
+) -> None:
+    """Answer HTTP requests: restore and diagnose pictures.
+
+    Listens on loopback by default. Another address needs a token, or --public. See docs/service.md.
+    """
+    # Taken out of the environment, which processes that decode strangers' pictures inherit.
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    try:
+        import fastapi
+        import prometheus_client
+        import python_multipart
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed, which the service needs. "
+            "Install it with: pip install 'pellucid[serve]'"
+        ) from error
+    del fastapi, prometheus_client, python_multipart, uvicorn
+    from pellucid.service.settings import Settings, Tokens, listen, read_tokens
+
+    if token and token_file is not None:
+        raise InputError(f"Both --token-file and {TOKEN_VARIABLE} are given; expected one of them.")
+    settings = Settings(
+        host=host,
+        port=port,
+        tokens=read_tokens(token_file) if token_file is not None else Tokens([token] if token else []),
+        public=public,
+        origins=tuple(allow_origin or ()),
+        hosts=tuple(name.lower() for name in allow_host or ()),
+        max_bytes=parse_size(max_bytes),
+        max_pixels=max_pixels,
+        request_seconds=timeout,
+        queue=queue,
+        concurrency=concurrency,
+        workers=workers,
+        worker_bytes=None if worker_memory is None else parse_size(worker_memory),
+        worker_seconds=worker_timeout,
+        data=data,
+        max_jobs=max_jobs,
+        job_seconds=job_timeout,
+        keep_seconds=keep * 3600,
+        drain_seconds=drain,
+    )
+    bound = listen(settings)  # refused before anything is loaded
+    from pellucid.cli._shared import describe
+    from pellucid.service.codec import preload
+    from pellucid.service.server import run
+
+    with bound:
+        preload()  # imports on the other core meanwhile
+        restorers: dict[str, TorchRestorer] = {}
+        for name in model or [DEFAULT]:
+            restorer = load_restorer(name, device, precision, memory, guard=True)
+            say(describe(restorer.describe()))
+            restorers[restorer.name] = restorer
+        recognizer = next(iter(restorers.values())).recognizer
+        run(settings, restorers, recognizer, bound)

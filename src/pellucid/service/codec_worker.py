@@ -1,0 +1,87 @@
+"""A process that decodes and encodes pictures, and can do nothing else: what kills it kills one request."""
+
+import os
+import signal
+import sys
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from pellucid.errors import ImageTooLargeError, PellucidError
+from pellucid.image_io import Limits, decode_header, decode_image, encode_image
+from pellucid.service.wire import Message, pack_image, receive, send, unpack_image
+
+
+def work(connection: Connection, memory: int, limit: int) -> None:
+    """Answer messages until the other side closes.
+
+    Args:
+        connection: to the service.
+        memory: bytes of address space that may be taken beyond what is taken at the start.
+        limit: bytes that a message may have.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which closes the pipe
+    torch.set_num_threads(1)  # the other cores are the network's
+    import pyvips
+
+    pyvips.cache_set_max(0)  # no picture is asked for twice
+    _confine(memory)
+    descriptor = connection.fileno()
+    while True:
+        try:
+            message = receive(descriptor, limit)
+        except EOFError:
+            return
+        try:
+            reply = _answer(message)
+        except PellucidError as error:
+            reply = Message({"error": type(error).__name__, "message": str(error)})
+        except MemoryError:
+            reply = Message({"error": ImageTooLargeError.__name__, "message": _no_memory(memory)})
+        except RuntimeError as error:  # torch's way to say so
+            if "memory" not in str(error):
+                raise
+            reply = Message({"error": ImageTooLargeError.__name__, "message": _no_memory(memory)})
+        try:
+            send(descriptor, reply)
+        except BrokenPipeError:
+            return
+        del message, reply
+
+
+def _answer(message: Message) -> Message:
+    head = message.head
+    match head["ask"]:
+        case "header":
+            return Message(asdict(decode_header(bytes(message.blobs[0]))))
+        case "decode":
+            limits = Limits(max_pixels=head["max_pixels"])
+            return pack_image(decode_image(bytes(message.blobs[0]), limits=limits))
+        case _:
+            return Message({}, (encode_image(unpack_image(message), head["suffix"]),))
+
+
+def _confine(memory: int) -> None:
+    """No more memory than that, no files, no core dump. Only Linux counts address space so that it helps."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    for kind, most in (
+        (resource.RLIMIT_AS, taken + memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
+def _no_memory(memory: int) -> str:
+    return (
+        f"The picture needs more than the {memory // 10**6:,} MB of memory that one may take. "
+        "Send a smaller one."
+    )

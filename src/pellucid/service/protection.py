@@ -1,0 +1,156 @@
+"""What stands before every request: host, origin, token; request ids, security headers, log and counters."""
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pellucid.errors import ForbiddenError, PellucidError, UnauthorizedError
+from pellucid.service import problems
+from pellucid.service.logs import log
+from pellucid.service.metrics import Metrics
+from pellucid.service.settings import Settings
+
+_OPEN = ("/healthz", "/readyz")  # a load balancer has no token
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS"}
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_CORS = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Request-ID",
+    "Access-Control-Expose-Headers": "Retry-After, X-Request-ID, Location",
+    "Access-Control-Max-Age": "600",
+}
+
+
+class Protection:
+    """ASGI middleware around the whole service."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:  # there are no web sockets here
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, start = Headers(scope=scope), time.perf_counter()
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["request_id"], scope["log"] = request_id, {}
+        status, sent = 0, 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._complete(message, headers, request_id)
+            elif message["type"] == "http.response.body":
+                sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            answer = self._refusal(scope, headers, request_id)
+            await (answer or self.app)(scope, receive, send_on)
+        except ClientDisconnect:
+            status = status or 499
+        except Exception as error:
+            log("fault", level=logging.ERROR, error=error, request_id=request_id)
+            if not status:
+                with contextlib.suppress(OSError):
+                    await problems.unforeseen(request_id)(scope, receive, send_on)
+        finally:
+            self._record(scope, status or 499, time.perf_counter() - start, sent)
+
+    def _refusal(self, scope: Scope, headers: Headers, request_id: str) -> Response | None:
+        """The reply to a request that is not let in, or to a preflight."""
+        try:
+            self._check_host(headers)
+            self._check_origin(scope, headers)
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                return Response(status_code=204)
+            if scope["path"] not in _OPEN:
+                self._check_token(headers)
+        except PellucidError as error:
+            return problems.reply_to(error, request_id)
+        return None
+
+    def _check_host(self, headers: Headers) -> None:
+        allowed, host = self.settings.allowed_hosts, headers.get("host", "").lower()
+        if allowed and re.sub(r":\d+$", "", host) not in allowed:
+            raise ForbiddenError(
+                f"The service was called as {host[:100]!r}; expected one of {', '.join(sorted(allowed))}. "
+                "Its operator can allow a name with --allow-host."
+            )
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        """Pages of other sites may not even have a picture restored unseen."""
+        origin = headers.get("origin")
+        own = f"{scope['scheme']}://{headers.get('host', '')}"
+        if origin is not None and origin not in (own, *self.settings.origins):
+            raise ForbiddenError(
+                f"Pages of {origin[:100]!r} may not use this service. "
+                "Its operator can allow an origin with --allow-origin."
+            )
+
+    def _check_token(self, headers: Headers) -> None:
+        if not self.settings.tokens:
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not self.settings.tokens.allow(token.strip().encode("latin-1")):
+            found = "A wrong token came" if token else "No token came"
+            raise UnauthorizedError(f"{found}; expected the header 'Authorization: Bearer TOKEN'.")
+
+    def _complete(self, message: MutableMapping[str, Any], headers: Headers, request_id: str) -> None:
+        """Add the headers that every reply has."""
+        reply = MutableHeaders(raw=message["headers"])
+        reply["X-Request-ID"] = request_id
+        for name, value in _HEADERS.items():
+            reply.setdefault(name, value)
+        if (origin := headers.get("origin")) in self.settings.origins:
+            reply["Access-Control-Allow-Origin"] = str(origin)
+            reply["Vary"] = "Origin"
+            reply["Cross-Origin-Resource-Policy"] = "cross-origin"
+            if "access-control-request-method" in headers:
+                for name, value in _CORS.items():
+                    reply[name] = value
+            else:
+                reply["Access-Control-Expose-Headers"] = _CORS["Access-Control-Expose-Headers"]
+
+    def _record(self, scope: Scope, status: int, seconds: float, sent: int) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.metrics.requests.labels(method, route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if route in (*_OPEN, "/metrics") and status == 200:
+            return  # asked every few seconds; nobody reads these lines
+        client = scope.get("client")
+        log(
+            "request",
+            request_id=scope["request_id"],
+            client=client[0] if client else None,
+            method=method,
+            path=scope["path"][:200],
+            status=status,
+            seconds=round(seconds, 4),
+            bytes_sent=sent,
+            **scope["log"],
+        )

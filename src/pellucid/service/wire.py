@@ -1,0 +1,127 @@
+"""What the service and its decoding processes say to each other: plain JSON and bytes, over a pipe.
+
+Never pickles: a process that a hostile picture has taken over must not be able to run code in the service.
+"""
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pellucid.image import ImageBuffer, Source
+
+_LENGTH = struct.Struct(">I")
+_LONGEST_HEAD = 1 << 20  # bytes of JSON
+_CHUNK = 1 << 20
+_BLOBS = ("icc", "exif", "xmp", "iptc")
+
+Blob = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Message:
+    """Plain values, and bytes that go with them."""
+
+    head: dict[str, Any]
+    blobs: tuple[Blob, ...] = ()
+
+
+def send(descriptor: int, message: Message) -> None:
+    """Write a message to a pipe.
+
+    Raises:
+        OSError: nobody reads.
+    """
+    blobs = [memoryview(blob).cast("B") for blob in message.blobs]
+    head = json.dumps({"head": message.head, "blobs": [len(blob) for blob in blobs]}).encode()
+    for part in (memoryview(_LENGTH.pack(len(head)) + head), *blobs):
+        written = 0
+        while written < len(part):
+            written += os.write(descriptor, part[written : written + _CHUNK])
+
+
+def receive(descriptor: int, limit: int) -> Message:
+    """Read a message from a pipe.
+
+    Args:
+        descriptor: of the pipe.
+        limit: bytes that the blobs may have together.
+
+    Raises:
+        EOFError: the other side is gone.
+        ValueError: what it says makes no sense, or is larger than the limit.
+    """
+    (length,) = _LENGTH.unpack(_exactly(descriptor, _LENGTH.size))
+    if length > _LONGEST_HEAD:
+        raise ValueError(f"a head of {length} bytes")
+    told = json.loads(_exactly(descriptor, length))
+    sizes = [int(size) for size in told["blobs"]]
+    if min(sizes, default=0) < 0 or sum(sizes) > limit:
+        raise ValueError(f"blobs of {sum(sizes)} bytes, of {limit} allowed")
+    return Message(dict(told["head"]), tuple(_exactly(descriptor, size) for size in sizes))
+
+
+def _exactly(descriptor: int, size: int) -> bytearray:
+    data = bytearray(size)
+    view, done = memoryview(data), 0
+    while done < size:
+        count = os.readv(descriptor, [view[done : done + _CHUNK]])
+        if not count:
+            raise EOFError("the other side closed the pipe")
+        done += count
+    return data
+
+
+def pack_image(image: ImageBuffer) -> Message:
+    """A picture as a message."""
+    source = image.source
+    planes = {"pixels": image.pixels, "alpha": image.alpha, "hidden": source.hidden}
+    arrays = {name: t.contiguous().numpy() for name, t in planes.items() if t is not None}
+    kept = {name: blob for name in _BLOBS if (blob := getattr(source, name)) is not None}
+    head = {
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
+        "kept": list(kept),
+        "source": {
+            "format": source.format,
+            "depth": source.depth,
+            "mode": source.mode,
+            "bits": source.bits,
+            "lossless": source.lossless,
+            "dots_per_mm": source.dots_per_mm,
+        },
+    }
+    blobs = [array.reshape(-1).data.cast("B") for array in arrays.values() if array.size]
+    return Message(head, (*blobs, *kept.values()))
+
+
+def unpack_image(message: Message) -> ImageBuffer:
+    """The picture of a message.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    head, blobs = message.head, list(message.blobs)
+    planes: dict[str, Tensor] = {}
+    for name, shape in head["shapes"].items():
+        size = int(np.prod(shape))
+        array = np.frombuffer(blobs.pop(0), np.float32) if size else np.empty(0, np.float32)
+        planes[name] = torch.from_numpy(array.reshape(shape))  # pyright: ignore[reportUnknownMemberType]
+    kept = {name: bytes(blobs.pop(0)) for name in head["kept"] if name in _BLOBS}
+    told = head["source"]
+    dots = told["dots_per_mm"]
+    source = Source(
+        format=str(told["format"]),
+        depth=told["depth"],
+        mode=told["mode"],
+        bits=int(told["bits"]),
+        lossless=bool(told["lossless"]),
+        dots_per_mm=None if dots is None else (float(dots[0]), float(dots[1])),
+        hidden=planes.get("hidden"),
+        **kept,
+    )
+    return ImageBuffer(planes["pixels"], planes.get("alpha"), source)
