@@ -178,6 +178,7 @@ def test_unknown_paths_and_methods(client):
     reply = client.get("/v1/restore")
     assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
     assert reply.headers["content-type"] == "application/problem+json"
+    assert client.put("/v1/jobs/x").headers["allow"] == "DELETE, GET"
 
 
 def test_a_body_without_a_length_is_counted(client, running, picture):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -24,13 +25,17 @@ class RestoreOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str | None = Field(None, max_length=100, description="A name of /v1/models. Default: its first.")
+    model: str | SkipJsonSchema[None] = Field(
+        None, max_length=100, description="A name of /v1/models. Default: its first."
+    )
     strength: float = Field(
         1.0, ge=0, le=1, allow_inf_nan=False, description="0: the input's own pixels, 1: the network's."
     )
-    prompt: str | None = Field(None, max_length=100, description="For a guided model: what is wrong.")
+    prompt: str | SkipJsonSchema[None] = Field(
+        None, max_length=100, description="For a guided model: what is wrong."
+    )
     guard: bool = Field(True, description="Leave a picture alone in which surely nothing is wrong.")
-    format: Format | None = Field(
+    format: Format | SkipJsonSchema[None] = Field(
         None, description="Of the result. Default: what Accept names, else the input's own."
     )
 

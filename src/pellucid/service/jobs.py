@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from pellucid.errors import (
     BadRequestError,
     CanceledJobError,
+    InputError,
     NotAcceptableError,
     OverloadedError,
     PellucidError,
@@ -54,7 +55,7 @@ _EXAMPLE = {
     },
 }
 _JOB = {"description": "The job.", "content": {"application/json": {"example": _EXAMPLE}}}
-_OF_ONE: tuple[type[PellucidError], ...] = (*EVERYWHERE, UnknownJobError)
+_OF_ONE: tuple[type[PellucidError], ...] = (*EVERYWHERE, UnknownJobError, InputError)
 
 
 @router.post(

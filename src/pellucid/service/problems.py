@@ -79,7 +79,10 @@ def install(app: FastAPI) -> None:
             405: f"{request.url.path} does not take {request.method}. What it takes is in the header Allow.",
         }.get(error.status_code, str(error.detail))
         problem = _plain(error.status_code, str(error.detail), detail, _request_id(request))
-        return reply(problem, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(app, request.url.path)
+        return reply(problem, headers)
 
     def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -88,6 +91,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PellucidError, ours)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _allowed(app: FastAPI, path: str) -> str:
+    """All methods that a path takes; the framework names those of one of its routes only."""
+    methods: set[str] = set()
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{[^}]*\}", "[^/]+", template), path):
+            methods |= {method.upper() for method in operations}
+    return ", ".join(sorted(methods))
 
 
 def invalid_options(faults: list[Any], request_id: str) -> dict[str, Any]:
