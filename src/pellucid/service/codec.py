@@ -32,7 +32,7 @@ _TASKS = 1000  # that a process does before it is replaced, so that what a libra
 
 
 def preload() -> ForkServerContext:
-    """Start the process from which those that decode are forked, within hundredths of a second each.
+    """Start the process from which those that decode are forked, without importing anything again.
 
     It imports what they need once, which takes seconds, while the caller does something else.
     """
