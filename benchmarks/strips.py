@@ -1,6 +1,6 @@
 """Restoring in strips against both networks written down plainly: time, memory, closeness, in one run.
 
-    python benchmarks/strips.py --json benchmarks/strips.json            # make bench
+    python benchmarks/strips.py --json benchmarks/strips.json
     python benchmarks/strips.py --models daair --sizes 256 --repeats 3   # a quick look
     python benchmarks/strips.py --models dfpir --large 3000 4000         # also twelve megapixels, once
 
