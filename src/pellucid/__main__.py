@@ -6,6 +6,7 @@ import os
 import sys
 
 from pellucid.cli import create_app
+from pellucid.cli._interrupt import remember_interrupts
 from pellucid.errors import PellucidError
 
 # Errors of the system that a pellucid without faults meets too; others show Python's own traceback.
@@ -22,6 +23,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text in the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
+    remember_interrupts()
     try:
         create_app()(prog_name="pellucid")
     except PellucidError as error:

@@ -288,3 +288,32 @@ def test_ctrl_c_leaves_no_half_file(options, tmp_path):
     for name in written:
         assert name.endswith(".png")
         assert read_image(tmp_path / "out" / name).height == 300
+
+
+SWALLOWED = """
+import os, signal, sys
+import pellucid.image_io
+from pellucid.__main__ import main
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):  # Python looks for signals between instructions
+            pass
+
+def read_image(*arguments, read=pellucid.image_io.read_image, **options):
+    Dying()
+    return read(*arguments, **options)
+
+pellucid.image_io.read_image = read_image
+main()
+"""
+
+
+def test_ctrl_c_ends_the_run_even_where_python_ignores_it(options, tmp_path):
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.png", (16, 16))
+    command = [sys.executable, "-c", SWALLOWED, "restore", tmp_path / "in", "-o", tmp_path / "out", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, files(tmp_path / "out")) == (130, ["0.png"])
+    assert "KeyboardInterrupt" not in ended.stderr

@@ -57,6 +57,7 @@ def restore(
     links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
     code 1.
     """
+    from pellucid.cli._interrupt import stop_if_interrupted
     from pellucid.cli._jobs import plan_jobs, refuse_taken
     from pellucid.cli._progress import Bars, print_failures
     from pellucid.cli._shared import describe, load_restorer, print_json, say
@@ -97,6 +98,7 @@ def restore(
                     raise
                 failures.append((job.source, str(error)))
             bars.picture_done(job)
+            stop_if_interrupted()
     if as_json:
         for path, message in plan.unreadable:
             problem = {"type": "InputError", "message": message}
