@@ -17,7 +17,7 @@ def store(tmp_path):
 
 
 def add(store, data=b"picture", key=None):
-    return store.add(data, {"strength": 1.0}, "png", 1, key)[0]
+    return store.add(data, {"strength": "1"}, "png", 1, key)[0]
 
 
 def files(tmp_path):

@@ -72,6 +72,10 @@ def test_options_do_what_the_commands_do(client, restored_by_command, picture):
     data = picture()
     half = client.post("/v1/restore?strength=0.5&guard=false", content=data, headers=PNG)
     assert half.content == restored_by_command(data, ".png", ".png", "--strength", "0.5", "--no-guard")
+    kinds = client.post("/v1/restore?strength=haze=1,noise=0.3&guard=false", content=data, headers=PNG)
+    options = ("--strength", "haze=1,noise=0.3", "--no-guard")
+    assert kinds.content == restored_by_command(data, ".png", ".png", *options)
+    assert kinds.content != half.content
     none = client.post("/v1/restore?strength=0", content=data, headers=PNG)
     assert none.content == data
 
@@ -148,6 +152,8 @@ def test_pictures_that_are_refused(client, path, body, status, problem):
     [
         ("?strength=2", PNG, 422, "strength"),
         ("?strength=nan", PNG, 422, "strength"),
+        ("?strength=fog=1", PNG, 422, "strength"),
+        ("?strength=noise=1,rain=0.5", PNG, 422, "strength"),
         ("?strenght=1", PNG, 422, "strenght"),
         ("?format=gif", PNG, 422, "format"),
         ("?model=smal", PNG, 404, "Did you mean small?"),

@@ -7,16 +7,25 @@ from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pellucid.errors import BadRequestError, MediaTypeError, RequestTooLargeError, SlowUploadError
+from pellucid.errors import (
+    BadRequestError,
+    InputError,
+    MediaTypeError,
+    RequestTooLargeError,
+    SlowUploadError,
+)
 from pellucid.service import engine
 from pellucid.service.settings import Settings
+from pellucid.strength import DETAIL_KINDS, TONE_KINDS, Strength
 
 _FORM, _RAW = "multipart/form-data", "application/octet-stream"
+_SHARE = r"(0|1|0?\.[0-9]{1,9}|[01]\.0{0,9})"
+_BY_KIND = f"({'|'.join((*TONE_KINDS, *DETAIL_KINDS))})={_SHARE}"
 Format = Literal["jpeg", "png", "tiff", "webp", "avif"]
 
 
@@ -28,8 +37,15 @@ class RestoreOptions(BaseModel):
     model: str | SkipJsonSchema[None] = Field(
         None, max_length=100, description="A name of /v1/models. Default: its first."
     )
-    strength: float = Field(
-        1.0, ge=0, le=1, allow_inf_nan=False, description="0: the input's own pixels, 1: the network's."
+    strength: str = Field(
+        "1",
+        max_length=200,
+        description="0: the input's own pixels, 1: the network's; or by kind, as haze=1,noise=0.3 (light and "
+        "detail have one share each).",
+        examples=["0.5", "haze=1,noise=0.3"],
+        json_schema_extra={
+            "pattern": f"^({_SHARE}|{_BY_KIND}(,{_BY_KIND})*)$"
+        },  # numbers may be written otherwise
     )
     prompt: str | SkipJsonSchema[None] = Field(
         None, max_length=100, description="For a guided model: what is wrong."
@@ -38,6 +54,15 @@ class RestoreOptions(BaseModel):
     format: Format | SkipJsonSchema[None] = Field(
         None, description="Of the result. Default: what Accept names, else the input's own."
     )
+
+    @field_validator("strength")
+    @classmethod
+    def _is_strength(cls, text: str) -> str:
+        try:
+            Strength.parse(text)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return text
 
     def for_engine(self) -> engine.Options:
         """As the engine takes them."""

@@ -22,6 +22,7 @@ from pellucid.restorer import Progress, Restoration, TorchRestorer
 from pellucid.service.codec import Codec
 from pellucid.service.metrics import Metrics
 from pellucid.service.settings import Settings
+from pellucid.strength import Strength
 
 T = TypeVar("T")
 
@@ -46,13 +47,13 @@ class Options:
 
     Attributes:
         model: name of a model that is served; none: the first.
-        strength: 0 the input's own pixels, 1 the network's.
+        strength: as `pellucid.strength.Strength.parse` takes it.
         prompt: for a guided model, what is wrong.
         guard: leave a picture alone in which surely nothing is wrong.
     """
 
     model: str | None = None
-    strength: float = 1.0
+    strength: str = "1"
     prompt: str | None = None
     guard: bool = True
 
@@ -140,7 +141,7 @@ class Engine:
         Raises:
             PellucidError: whatever can be foreseen.
         """
-        restorer = self._restorer(options)
+        restorer, strength = self._restorer(options), Strength.parse(options.strength)
         asked = time.perf_counter()
         async with self._decoded:
             self._metrics.stage_seconds.labels("wait").observe(waited := time.perf_counter() - asked)
@@ -149,9 +150,7 @@ class Engine:
             seconds = {"wait": waited, "read": time.perf_counter() - began}
 
             def run(report_progress: Progress) -> Restoration:
-                return restorer(
-                    image, diagnosis=options.prompt, strength=options.strength, progress=report_progress
-                )
+                return restorer(image, diagnosis=options.prompt, strength=strength, progress=report_progress)
 
             restoration = await self._timed("network", self._on_network(run, progress))
             self._metrics.pixels.inc(image.height * image.width)
