@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from pellucid import models
 from pellucid.evaluate.efficiency import measure_efficiency
+from pellucid.evaluate.scores import code_commit
 from pellucid.losses import fourier_l1, l1
 from pellucid.recipe import PRECISIONS, Recipe, load_recipe, shipped_recipes
 
@@ -165,20 +165,13 @@ def main() -> None:
             f"{costs[name]['gpu_hours']:>12,.1f}"
         )
     if options.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
         setting_facts = {
             "machine": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "threads": threads,
             "torch": torch.__version__,
-            "commit": commit.stdout.strip(),
+            "commit": code_commit(),
             "batch": options.batch,
             "repeats": options.repeats,
         }

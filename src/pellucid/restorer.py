@@ -34,7 +34,7 @@ from pellucid.image import ImageBuffer
 from pellucid.image_io import copy_image, read_image, write_image
 from pellucid.models import ModelSpec
 from pellucid.registry import unknown_name
-from pellucid.strength import Strength
+from pellucid.strength import Strength, as_number
 from pellucid.strips import StripCost, StripPlan, Workspace, plan_strips
 from pellucid.tiling import Span, TilePlan, plan_tiles, smallest_tile
 
@@ -269,7 +269,7 @@ class TorchRestorer:
                 f"The precision {precision!r} is not known; expected one of {', '.join(compute.PRECISIONS)}. "
                 "Leave it out to choose."
             )
-        if memory is not None and not 1 <= _number(memory) < math.inf:
+        if memory is not None and not 1 <= as_number(memory) < math.inf:
             raise InputError(
                 f"The memory given is {memory!r}; expected a number of bytes, at least 1. "
                 "Leave it out to choose."
@@ -706,14 +706,6 @@ def _open(image: Picture) -> ImageBuffer:
 def _format(path: Path) -> str:
     suffix = path.suffix.lower()
     return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
-
-
-def _number(value: object) -> float:
-    """A number, whatever type it has; NaN for what is none, such as text."""
-    try:
-        return math.nan if isinstance(value, str | bytes) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # the latter: a tensor of several
-        return math.nan
 
 
 def _blind(name: str, diagnosis: str) -> str:

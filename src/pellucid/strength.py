@@ -76,11 +76,11 @@ class Strength:
         Strength(tone=0.5, detail=1.0)
         """
         if "=" not in text:
-            return cls.of(_number(text))
+            return cls.of(_number_or_text(text))
         shares: dict[str, float | str] = {}
         for part in text.split(","):
             kind, _, share = part.partition("=")
-            shares[kind.strip()] = _number(share)
+            shares[kind.strip()] = _number_or_text(share)
         return cls.of(shares)
 
     @property
@@ -101,6 +101,14 @@ class Strength:
             one = gain * degraded + offset if self.tone > self.detail else (restored - offset) / gain
             mixed.add_(one.clamp_(0, 1).sub_(degraded), alpha=more)
         return mixed.clamp_(0, 1)
+
+
+def as_number(value: object) -> float:
+    """A number, whatever type it has; NaN for what is none, such as text."""
+    try:
+        return math.nan if isinstance(value, str | bytes) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # the latter: a tensor of several
+        return math.nan
 
 
 def fit_tone(degraded: Tensor, restored: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +150,7 @@ def _common(value: Mapping[str, float | str], kinds: tuple[str, ...]) -> float:
     return next(iter(shares.values()), 1.0)
 
 
-def _number(text: str) -> float | str:
+def _number_or_text(text: str) -> float | str:
     """What a text says, if it is a number; else the text, to be refused by its own words."""
     try:
         return float(text)
@@ -151,10 +159,7 @@ def _number(text: str) -> float | str:
 
 
 def _share(value: object) -> float:
-    try:
-        share = math.nan if isinstance(value, str | bytes) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # the latter: a tensor of several
-        share = math.nan
+    share = as_number(value)
     if not 0 <= share <= 1:  # so written, NaN is refused too
         raise InputError(
             f"The strength is {value!r}; expected a number from 0 (the input) to 1 (the network's result)."
