@@ -389,6 +389,12 @@ def test_balance_loss_equals_its_definition() -> None:
     assert ours == pytest.approx(plain_balance(clean, noisy, 0.2), rel=1e-10)
 
 
+def test_a_single_expert_is_in_balance() -> None:
+    network = DaAIR(replace(TINY, num_experts=1))
+    _, losses = network.forward_train(torch.rand(2, 3, 32, 32))
+    assert losses["balance"] == 0
+
+
 def test_balance_loss_is_least_for_uniform_use() -> None:
     # Each picture prefers another expert equally strongly: nobody is preferred on the whole.
     uniform = torch.eye(5, dtype=torch.float64)

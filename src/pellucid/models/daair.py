@@ -193,6 +193,8 @@ def balance_loss(clean: Tensor, noisy: Tensor, noise_std: float) -> Tensor:
 
 
 def _squared_variation(x: Tensor) -> Tensor:
+    if x.shape[-1] == 1:
+        return torch.zeros_like(x[..., 0])  # a single expert is always in balance
     return (x.std(-1) / x.mean(-1).clamp_min(1e-6)) ** 2
 
 
