@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pellucid.arrays import image_from_array
-from pellucid.cli.serve import TOKEN_VARIABLE
+from pellucid.cli._shared import TOKEN_VARIABLE
 from pellucid.image_io import encode_image
 
 PNG = {"Content-Type": "image/png"}

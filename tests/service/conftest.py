@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import uvicorn
 
+from pellucid.access import listen
 from pellucid.arrays import image_from_array
 from pellucid.diagnosis import Recognizer
 from pellucid.image_io import encode_image
 from pellucid.restorer import TorchRestorer, load
 from pellucid.service.app import create_app
 from pellucid.service.server import Server
-from pellucid.service.settings import Settings, listen
+from pellucid.service.settings import Settings
 from pellucid.service.state import Service
 
 

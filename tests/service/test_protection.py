@@ -3,8 +3,8 @@ import logging
 
 import pytest
 
+from pellucid.access import Tokens
 from pellucid.service.logs import JsonLines
-from pellucid.service.settings import Tokens
 
 TOKEN = "a-token-of-some-length"
 SITE = "https://example.org"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from pellucid.access import Tokens
     from pellucid.restorer import Report, TorchRestorer
 
 Model = Annotated[str, typer.Option(help="Name of weights (see: pellucid models), or a .safetensors file.")]
@@ -28,6 +30,19 @@ Memory = Annotated[
 ]
 Prompt = Annotated[str | None, typer.Option(help="For guided models: what is wrong with the pictures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines.")]
+
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="Weights to offer, several if repeated; the first is the default."),
+]
+AllowHost = Annotated[
+    list[str] | None, typer.Option(help="Name by which it may be called; repeat for several.")
+]
+Public = Annotated[
+    bool, typer.Option("--public", help="Let everybody in who can reach the address, without a token.")
+]
 
 _UNITS = {
     "": 1,
@@ -51,6 +66,29 @@ def parse_path(text: str) -> Path:
     if not text:
         raise InputError("An empty path was given; expected a file or a folder. Check the variables in use.")
     return Path(text)
+
+
+TOKEN_VARIABLE = "PELLUCID_TOKEN"
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        parser=parse_path, help=f"One token a line. Or one in {TOKEN_VARIABLE}.", show_default=False
+    ),
+]
+
+
+def given_tokens(token_file: Path | None) -> "Tokens":
+    """The tokens of a file or of the environment, which is left without it: other processes inherit that.
+
+    Raises:
+        InputError: both are given, the file can't be read, or a token is short.
+    """
+    from pellucid.access import Tokens, read_tokens
+
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    if token and token_file is not None:
+        raise InputError(f"Both --token-file and {TOKEN_VARIABLE} are given; expected one of them.")
+    return read_tokens(token_file) if token_file is not None else Tokens([token] if token else [])
 
 
 def parse_size(text: str) -> int:

@@ -1,46 +1,46 @@
 """`pellucid serve`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli._shared import Device, Memory, PrecisionName, load_restorer, parse_path, parse_size, say
+from pellucid.cli._shared import (
+    AllowHost,
+    Device,
+    Host,
+    Memory,
+    Models,
+    Port,
+    PrecisionName,
+    Public,
+    TokenFile,
+    given_tokens,
+    load_restorer,
+    parse_path,
+    parse_size,
+    say,
+)
 from pellucid.errors import InputError
 from pellucid.weights import DEFAULT
 
 if TYPE_CHECKING:
     from pellucid.restorer import TorchRestorer
 
-TOKEN_VARIABLE = "PELLUCID_TOKEN"
-
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Weights to serve, several if repeated; the first is the default. [{DEFAULT}]"),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    model: Models = None,
     device: Device = None,
     precision: PrecisionName = None,
     memory: Memory = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            parser=parse_path, help=f"One token a line. Or one in {TOKEN_VARIABLE}.", show_default=False
-        ),
-    ] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everybody in who can reach the address, without a token.")
-    ] = False,
+    token_file: TokenFile = None,
+    public: Public = False,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Origin of web pages that may use it; repeat for several.")
     ] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Name by which it may be called; repeat for several.")
-    ] = None,
+    allow_host: AllowHost = None,
     max_bytes: Annotated[str, typer.Option(help="Of a request's body.")] = "64MB",
     max_pixels: Annotated[int, typer.Option(min=1, help="Width times height of a picture.")] = 50_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply, waiting included.")] = 120,
@@ -65,8 +65,7 @@ def serve(
 
     Listens on loopback by default. Another address needs a token, or --public. See docs/service.md.
     """
-    # Taken out of the environment, which processes that decode strangers' pictures inherit.
-    token = os.environ.pop(TOKEN_VARIABLE, "")
+    tokens = given_tokens(token_file)  # processes that decode strangers' pictures must not inherit them
     try:
         import fastapi
         import prometheus_client
@@ -78,14 +77,13 @@ def serve(
             "Install it with: pip install 'pellucid[serve]'"
         ) from error
     del fastapi, prometheus_client, python_multipart, uvicorn
-    from pellucid.service.settings import Settings, Tokens, listen, read_tokens
+    from pellucid.access import listen
+    from pellucid.service.settings import Settings
 
-    if token and token_file is not None:
-        raise InputError(f"Both --token-file and {TOKEN_VARIABLE} are given; expected one of them.")
     settings = Settings(
         host=host,
         port=port,
-        tokens=read_tokens(token_file) if token_file is not None else Tokens([token] if token else []),
+        tokens=tokens,
         public=public,
         origins=tuple(allow_origin or ()),
         hosts=tuple(name.lower() for name in allow_host or ()),

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pellucid.errors import ForbiddenError, PellucidError, UnauthorizedError
+from pellucid.errors import PellucidError, UnauthorizedError
 from pellucid.service import problems
 from pellucid.service.logs import log
 from pellucid.service.metrics import Metrics
@@ -83,8 +83,10 @@ class Protection:
     def _refusal(self, scope: Scope, headers: Headers, request_id: str) -> Response | None:
         """The reply to a request that is not let in, or to a preflight."""
         try:
-            self._check_host(headers)
-            self._check_origin(scope, headers)
+            self.settings.check_host(headers.get("host", ""))
+            self.settings.check_origin(
+                headers.get("origin"), f"{scope['scheme']}://{headers.get('host', '')}"
+            )
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 return Response(status_code=204)
             if scope["path"] not in _OPEN:
@@ -92,24 +94,6 @@ class Protection:
         except PellucidError as error:
             return problems.reply_to(error, request_id)
         return None
-
-    def _check_host(self, headers: Headers) -> None:
-        allowed, host = self.settings.allowed_hosts, headers.get("host", "").lower()
-        if allowed and re.sub(r":\d+$", "", host) not in allowed:
-            raise ForbiddenError(
-                f"The service was called as {host[:100]!r}; expected one of {', '.join(sorted(allowed))}. "
-                "Its operator can allow a name with --allow-host."
-            )
-
-    def _check_origin(self, scope: Scope, headers: Headers) -> None:
-        """Pages of other sites may not even have a picture restored unseen."""
-        origin = headers.get("origin")
-        own = f"{scope['scheme']}://{headers.get('host', '')}"
-        if origin is not None and origin not in (own, *self.settings.origins):
-            raise ForbiddenError(
-                f"Pages of {origin[:100]!r} may not use this service. "
-                "Its operator can allow an origin with --allow-origin."
-            )
 
     def _check_token(self, headers: Headers) -> None:
         if not self.settings.tokens:

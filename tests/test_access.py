@@ -1,7 +1,7 @@
 import pytest
 
+from pellucid.access import Access, Tokens, listen, read_tokens
 from pellucid.errors import InputError
-from pellucid.service.settings import Settings, Tokens, listen, read_tokens
 
 TOKENS = Tokens(["a-token-of-some-length"])
 
@@ -9,7 +9,7 @@ TOKENS = Tokens(["a-token-of-some-length"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_needs_no_token(host):
     try:
-        listen(Settings(host=host, port=0)).close()
+        listen(Access(host=host, port=0)).close()
     except InputError as error:  # a machine without IPv6
         assert host == "::1" and "can't be listened on" in str(error)
 
@@ -17,28 +17,28 @@ def test_loopback_needs_no_token(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_other_addresses_need_one(host):
     with pytest.raises(InputError, match="--token-file"):
-        listen(Settings(host=host, port=0))
+        listen(Access(host=host, port=0))
 
 
 @pytest.mark.parametrize("how", [{"tokens": TOKENS}, {"public": True}])
 def test_or_the_word_that_it_is_meant(how):
-    listen(Settings(host="0.0.0.0", port=0, **how)).close()
+    listen(Access(host="0.0.0.0", port=0, **how)).close()
 
 
 def test_addresses_that_can_not_be_bound():
-    with listen(Settings(port=0)) as bound:
+    with listen(Access(port=0)) as bound:
         bound.listen()
         with pytest.raises(InputError, match="Choose another --port"):
-            listen(Settings(port=bound.getsockname()[1]))
+            listen(Access(port=bound.getsockname()[1]))
     with pytest.raises(InputError, match="not known"):
-        listen(Settings(host="no-such-host.invalid"))
+        listen(Access(host="no-such-host.invalid"))
 
 
 def test_tokens():
     assert TOKENS.allow(b"a-token-of-some-length")
     assert not TOKENS.allow(b"a-token-of-some-lengtH")
     assert not TOKENS.allow(b"")
-    assert "a-token" not in repr(vars(TOKENS)) + repr(Settings(tokens=TOKENS))
+    assert "a-token" not in repr(vars(TOKENS)) + repr(Access(tokens=TOKENS))
     with pytest.raises(InputError, match="16") as caught:
         Tokens(["short-secret"])
     assert "short-secret" not in str(caught.value)
@@ -55,6 +55,6 @@ def test_files_of_tokens(tmp_path):
 
 
 def test_hosts():
-    assert "127.0.0.1" in Settings().allowed_hosts
-    assert not Settings(tokens=TOKENS).allowed_hosts
-    assert Settings(tokens=TOKENS, hosts=("a.example",)).allowed_hosts == {"a.example"}
+    assert "127.0.0.1" in Access().allowed_hosts
+    assert not Access(tokens=TOKENS).allowed_hosts
+    assert Access(tokens=TOKENS, hosts=("a.example",)).allowed_hosts == {"a.example"}
