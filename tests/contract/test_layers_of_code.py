@@ -13,7 +13,7 @@ LAYERS = (
     {"strips"},  # of layers; networks describe theirs in their own files
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},
-    {"diagnosis", "labels"},  # a recognizer before the restorer, and what it is trained on
+    {"codec", "diagnosis", "labels"},  # a recognizer before the restorer, and what it is trained on
     {"restorer", "datasets"},
     {"recipe", "folders"},  # a recipe names the sources and tasks of data, and the data sets
     {"evaluate", "explain", "batch", "export", "convert"},

@@ -34,7 +34,7 @@ def use(work, **settings):
 
 
 def process(codec: Codec) -> int:
-    (worker,) = codec._workers
+    (worker,) = codec.pool._workers
     return worker._process.pid
 
 
@@ -134,7 +134,7 @@ def process_of_next(_, codec: Codec) -> int:
 def test_one_that_died_while_idle_costs_nobody_anything(picture, until):
     async def die(codec):
         os.kill(pid := process(codec), signal.SIGKILL)
-        until(lambda: not next(iter(codec._workers)).alive)
+        until(lambda: not next(iter(codec.pool._workers)).alive)
         assert (await codec.decode(picture())).width == 30
         return process(codec) != pid
 

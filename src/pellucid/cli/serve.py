@@ -103,7 +103,7 @@ def serve(
     )
     bound = listen(settings)  # refused before anything is loaded
     from pellucid.cli._shared import describe
-    from pellucid.service.codec import preload
+    from pellucid.codec.pool import preload
     from pellucid.service.server import run
 
     with bound:

@@ -1,5 +1,6 @@
-"""A process that decodes and encodes pictures, and can do nothing else: what kills it kills one request."""
+"""A process that decodes and encodes pictures, and can do nothing else: what kills it costs one picture."""
 
+import hashlib
 import os
 import signal
 import sys
@@ -9,20 +10,20 @@ from pathlib import Path
 
 import torch
 
+from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
 from pellucid.errors import ImageTooLargeError, PellucidError
-from pellucid.image_io import Limits, decode_header, decode_image, encode_image
-from pellucid.service.wire import Message, pack_image, receive, send, unpack_image
+from pellucid.image_io import Limits, decode_header, decode_image, encode_image, read_image
 
 
 def work(connection: Connection, memory: int, limit: int) -> None:
     """Answer messages until the other side closes.
 
     Args:
-        connection: to the service.
+        connection: to the parent.
         memory: bytes of address space that may be taken beyond what is taken at the start.
         limit: bytes that a message may have.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which closes the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     torch.set_num_threads(1)  # the other cores are the network's
     import pyvips
 
@@ -56,6 +57,11 @@ def _answer(message: Message) -> Message:
     match head["ask"]:
         case "header":
             return Message(asdict(decode_header(bytes(message.blobs[0]))))
+        case "read":
+            packed = pack_image(read_image(head["path"], limits=Limits(max_pixels=head["max_pixels"])))
+            with Path(head["path"]).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return Message({**packed.head, "sha256": digest}, packed.blobs)
         case "decode":
             limits = Limits(max_pixels=head["max_pixels"])
             return pack_image(decode_image(bytes(message.blobs[0]), limits=limits))

@@ -1,6 +1,6 @@
-"""What the service and its decoding processes say to each other: plain JSON and bytes, over a pipe.
+"""What a pool and its processes say to each other: plain JSON and bytes, over a pipe.
 
-Never pickles: a process that a hostile picture has taken over must not be able to run code in the service.
+Never pickles: a process that a hostile picture has taken over must not be able to run code elsewhere.
 """
 
 import json

@@ -1,0 +1,1 @@
+"""Pictures read and written by processes that may take, break and answer nothing else."""
