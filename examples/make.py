@@ -21,6 +21,8 @@ EXAMPLES = (
     ("blurred_cup.jpg", "coffee", "motion_blur", 4),
     ("hazy_shaken_astronaut.jpg", "astronaut", "composite", 1),
 )
+PAGE = FOLDER.parent / "src" / "pellucid" / "app" / "examples"  # the page's, which come with the wheel
+ON_PAGE = ("noisy_cat.png", "rainy_cup.jpg", "hazy_rocket.jpg", "dark_astronaut.png")
 
 
 def main() -> None:
@@ -33,7 +35,10 @@ def main() -> None:
         )
         operator = degradations.get(operator_name)
         params = operator.draw(torch.Generator().manual_seed(seed), 1)
-        write_image(ImageBuffer(operator.apply(clean, params)[0]), FOLDER / file, overwrite=True)
+        degraded = ImageBuffer(operator.apply(clean, params)[0])
+        write_image(degraded, FOLDER / file, overwrite=True)
+        if file in ON_PAGE:
+            write_image(degraded, (PAGE / file).with_suffix(".jpg"), overwrite=True, quality=90)
         print(file, operator_name, params.to_json())
 
 
