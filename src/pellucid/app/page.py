@@ -3,9 +3,8 @@
 import html
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from types import CoroutineType
 from typing import Any
 
 import gradio as gr
@@ -349,7 +348,7 @@ class _as_sentence:  # noqa: N801 - used as a word
             raise gr.Error(str(error), print_exception=False) from error
 
 
-def _only_uploads(files: gr.File) -> Callable[[str | Path | None], CoroutineType[Any, Any, str | None]]:
+def _only_uploads(files: gr.File) -> Any:
     """Gradio's way to take a file, but for addresses: it would fetch what a browser names."""
     take = files.async_move_resource_to_block_cache
 
