@@ -6,6 +6,7 @@ PellucidError           what pellucid raises on purpose                         
 │   ├── UnsupportedImageError     a picture, of a sort that isn't handled                HTTP 415, exit 2
 │   ├── ImageTooLargeError        more pixels than the limit, read from the header       HTTP 413, exit 2
 │   ├── OutputExistsError         writing would replace a file                           HTTP 409, exit 2
+│   ├── JournalError              the record of a batch can't be read or kept            HTTP 500, exit 2
 │   └── LeakError                 training pictures hold a test picture                  HTTP 422, exit 2
 ├── RegistryError           a name                                                       HTTP 500, exit 2
 │   ├── UnknownNameError          nothing has this name; the nearest ones are offered    HTTP 404, exit 2
@@ -80,6 +81,12 @@ class OutputExistsError(InputError):
     """Writing would replace a file, and nobody asked for that."""
 
     http_status = 409
+
+
+class JournalError(InputError):
+    """The record of what was done in an output folder can't be read, or can't be kept."""
+
+    http_status = 500
 
 
 class LeakError(InputError):

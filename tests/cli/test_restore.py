@@ -28,7 +28,9 @@ def save(path: Path, size=(20, 30), channels=3) -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    """All but the journal's."""
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(path) for path in found if ".pellucid" not in path.parts)
 
 
 def test_file_to_file(run, options, tmp_path):
@@ -292,8 +294,8 @@ def test_ctrl_c_leaves_no_half_file(options, tmp_path):
 
 SWALLOWED = """
 import os, signal, sys
-import pellucid.image_io
 from pellucid.__main__ import main
+from pellucid.restorer import TorchRestorer
 
 class Dying:
     def __del__(self):
@@ -301,19 +303,21 @@ class Dying:
         for _ in range(1000):  # Python looks for signals between instructions
             pass
 
-def read_image(*arguments, read=pellucid.image_io.read_image, **options):
+def restore(*arguments, call=TorchRestorer.__call__, **options):
     Dying()
-    return read(*arguments, **options)
+    return call(*arguments, **options)
 
-pellucid.image_io.read_image = read_image
-main()
+if __name__ == "__main__":
+    TorchRestorer.__call__ = restore
+    main()
 """
 
 
 def test_ctrl_c_ends_the_run_even_where_python_ignores_it(options, tmp_path):
-    for i in range(3):
+    for i in range(6):
         save(tmp_path / "in" / f"{i}.png", (16, 16))
     command = [sys.executable, "-c", SWALLOWED, "restore", tmp_path / "in", "-o", tmp_path / "out", *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ended.returncode, files(tmp_path / "out")) == (130, ["0.png"])
+    assert ended.returncode == 130
+    assert 0 < len(files(tmp_path / "out")) < 6
     assert "KeyboardInterrupt" not in ended.stderr

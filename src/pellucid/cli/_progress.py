@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pellucid.cli._jobs import Job
 from pellucid.errors import PellucidError
 from pellucid.image_io import read_header
 
@@ -15,7 +14,7 @@ from pellucid.image_io import read_header
 class Bars:
     """Two bars. The first advances by pixels, so that the time left holds for pictures of unequal sizes."""
 
-    def __init__(self, jobs: list[Job], *, visible: bool) -> None:
+    def __init__(self, sources: list[Path], *, visible: bool) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
         self._progress = Progress(
@@ -27,13 +26,12 @@ class Bars:
         )
         self._visible = not self._progress.disable
         # Headers are only read where somebody looks at the bar.
-        self._pixels = {job.source: _pixels(job.source) if self._visible else 1 for job in jobs}
-        self._total, self._done, self._pictures = len(jobs), 0, 0
-        self._sources = [job.source for job in jobs]
+        self._pixels = [_pixels(source) if self._visible else 1 for source in sources]
+        self._total, self._done, self._pictures = len(sources), 0, 0
 
     def __enter__(self) -> Self:
         self._progress.start()
-        total = sum(self._pixels.values())
+        total = sum(self._pixels)
         self._all = self._progress.add_task("Pictures", total=total, state=f"0/{self._total}")
         self._parts = self._progress.add_task("Parts", total=None, state="")
         return self
@@ -44,13 +42,13 @@ class Bars:
     def part_done(self, done: int, total: int) -> None:
         """The current picture has `done` of `total` parts: tiles, or passes in strips."""
         self._progress.update(self._parts, completed=done, total=total, state=f"{done}/{total}")
-        share = self._pixels[self._sources[self._pictures]] * done / total
+        share = self._pixels[self._pictures] * done / total
         self._progress.update(self._all, completed=self._done + share)
 
-    def picture_done(self, job: Job) -> None:
-        """`job` is over, well or not."""
+    def picture_done(self) -> None:
+        """The current picture is over, well or not."""
+        self._done += self._pixels[self._pictures]
         self._pictures += 1
-        self._done += self._pixels[job.source]
         self._progress.update(self._all, completed=self._done, state=f"{self._pictures}/{self._total}")
         self._progress.update(self._parts, completed=0, total=None, state="")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from pellucid.image_io import Limits
     from pellucid.restorer import Report, Restorer
     from pellucid.strength import Strength
+
+
+class Untouched(StrEnum):
+    """What is done with pictures in which nothing is wrong."""
+
+    COPY = "copy"
+    LINK = "link"
+    SKIP = "skip"
 
 
 def restore(
@@ -45,6 +54,21 @@ def restore(
         int | None,
         typer.Option(min=1, help="Refuse larger pictures. Default: 250 million.", show_default=False),
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Of several pictures, only those whose path or name fits, as '*.tif'; repeatable."),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="But not those that fit; repeatable.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only those changed since a date, or so long ago, as 12h or 7d.")
+    ] = None,
+    untouched: Annotated[
+        Untouched, typer.Option(help="What is done with pictures in which nothing is wrong.")
+    ] = Untouched.COPY,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be restored.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")] = False,
 ) -> None:
@@ -56,60 +80,68 @@ def restore(
     One file goes to one file. A folder keeps its tree; its names and formats stay as they are. Hidden files,
     links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
     code 1.
+
+    A journal in the output folder knows what was done: the same command again does only what is missing or
+    changed, after a kill too.
     """
-    from pellucid.cli._interrupt import stop_if_interrupted
-    from pellucid.cli._jobs import plan_jobs, refuse_taken
-    from pellucid.cli._progress import Bars, print_failures
-    from pellucid.cli._shared import describe, load_restorer, print_json, say
-    from pellucid.errors import PellucidError
+    from pellucid.cli._jobs import plan_jobs
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
     from pellucid.strength import Strength
 
     kept = Strength.parse(strength)  # refused before anything is loaded
     as_folder = output.endswith(("/", "\\"))
-    plan = plan_jobs(inputs, parse_path(output), IMAGE_SUFFIXES, as_folder=as_folder)
-    refused: dict[Job, PellucidError] = {}
-    for job in plan.jobs:
-        try:
-            refuse_taken(job, overwrite=overwrite)
-        except PellucidError as error:
-            refused[job] = error
-    restorer = None
-    if len(refused) < len(plan.jobs):
+    target = parse_path(output)
+    plan = plan_jobs(inputs, target, IMAGE_SUFFIXES, as_folder=as_folder)
+    limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
+    if not plan.single:
+        from pellucid.cli._batch import Options, restore_several, select
+
+        select(plan, target, include or [], exclude or [], since)
+        options = Options(
+            model,
+            device,
+            precision,
+            memory,
+            prompt,
+            kept,
+            guard,
+            limits,
+            untouched.value,
+            overwrite,
+            retry_failed,
+            as_json,
+            quiet,
+        )
+        if not restore_several(plan, target, options, dry_run=dry_run):
+            raise typer.Exit(1)
+        return
+    from pellucid.cli._jobs import refuse_taken
+    from pellucid.cli._progress import Bars
+    from pellucid.cli._shared import describe, load_restorer, print_json, say
+    from pellucid.errors import PellucidError
+
+    (job,) = plan.jobs
+    try:
+        refuse_taken(job, overwrite=overwrite)
         restorer = load_restorer(model, device, precision, memory, guard=guard)
         if not quiet:
             say(describe(restorer.describe()))
-    limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
-    failures = list(plan.unreadable)
-    with Bars(plan.jobs, visible=not quiet) as bars:
-        for job in plan.jobs:
-            try:
-                if restorer is None or job in refused:
-                    raise refused[job]
-                report = _restore_one(restorer, job, limits, prompt, kept, overwrite, bars)
-                if as_json:
-                    row = {"input": str(job.source), "output": str(job.target), "ok": True}
-                    print_json(row | {"report": report.to_dict()})
-            except PellucidError as error:
-                if as_json:
-                    problem = {"type": type(error).__name__, "message": str(error)}
-                    print_json({"input": str(job.source), "output": None, "ok": False, "error": problem})
-                if plan.single:
-                    raise
-                failures.append((job.source, str(error)))
-            bars.picture_done(job)
-            stop_if_interrupted()
+        with Bars([job.source], visible=not quiet) as bars:
+            report = _restore_one(restorer, job, limits, prompt, kept, overwrite, bars)
+    except PellucidError as error:
+        if as_json:
+            problem = {"type": type(error).__name__, "message": str(error)}
+            print_json({"input": str(job.source), "output": None, "ok": False, "error": problem})
+        raise
     if as_json:
-        for path, message in plan.unreadable:
-            problem = {"type": "InputError", "message": message}
-            print_json({"input": str(path), "output": None, "ok": False, "error": problem})
+        row = {"input": str(job.source), "output": str(job.target), "ok": True}
+        print_json(row | {"report": report.to_dict()})
     if not quiet:
-        skipped = f", {plan.skipped} other files skipped" if plan.skipped else ""
-        restored = len(plan.jobs) + len(plan.unreadable) - len(failures)
-        say(f"{restored} restored, {len(failures)} failed{skipped}")
-    if failures:
-        print_failures(failures)
-        raise typer.Exit(1)
+        say(
+            "1 left alone, since nothing is wrong (--no-guard restores it)"
+            if report.guards.get("left_alone")
+            else "1 restored, 0 failed"
+        )
 
 
 def _restore_one(

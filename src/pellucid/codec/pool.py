@@ -71,10 +71,12 @@ class ReadFile:
     Attributes:
         image: the picture.
         sha256: of the file's bytes.
+        seconds: that reading took.
     """
 
     image: ImageBuffer
     sha256: str
+    seconds: float
 
 
 class CodecPool:
@@ -144,9 +146,7 @@ class CodecPool:
             UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as `decode`.
         """
         ask = Message({"ask": "read", "max_pixels": self._limits.max_pixels, "path": str(path)})
-        return self._submit(
-            ask, UnreadableImageError, lambda reply: ReadFile(_unpack(reply), str(reply.head["sha256"]))
-        )
+        return self._submit(ask, UnreadableImageError, _read_file)
 
     def encode(self, image: ImageBuffer, suffix: str) -> "Future[bytes]":
         """The bytes of a picture file.
@@ -220,6 +220,12 @@ def _sense() -> Generator[None]:
 def _unpack(reply: Message) -> ImageBuffer:
     with _sense():
         return unpack_image(reply)
+
+
+def _read_file(reply: Message) -> ReadFile:
+    image = _unpack(reply)
+    with _sense():
+        return ReadFile(image, str(reply.head["sha256"]), float(reply.head["seconds"]))
 
 
 class _Worker:

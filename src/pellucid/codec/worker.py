@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -58,10 +59,12 @@ def _answer(message: Message) -> Message:
         case "header":
             return Message(asdict(decode_header(bytes(message.blobs[0]))))
         case "read":
+            start = time.perf_counter()
             packed = pack_image(read_image(head["path"], limits=Limits(max_pixels=head["max_pixels"])))
             with Path(head["path"]).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return Message({**packed.head, "sha256": digest}, packed.blobs)
+            seconds = time.perf_counter() - start
+            return Message({**packed.head, "sha256": digest, "seconds": seconds}, packed.blobs)
         case "decode":
             limits = Limits(max_pixels=head["max_pixels"])
             return pack_image(decode_image(bytes(message.blobs[0]), limits=limits))

@@ -9,7 +9,15 @@ renamed. A picture whose pixels were not changed comes back with the same sample
 
 from pellucid.image_io._formats import IMAGE_SUFFIXES
 from pellucid.image_io._read import Header, Limits, decode_header, decode_image, read_header, read_image
-from pellucid.image_io._write import check_writable, copy_image, encode_image, write_bytes, write_image
+from pellucid.image_io._write import (
+    check_writable,
+    copy_image,
+    encode_image,
+    link_image,
+    remove_leftovers,
+    write_bytes,
+    write_image,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -20,8 +28,10 @@ __all__ = [
     "decode_header",
     "decode_image",
     "encode_image",
+    "link_image",
     "read_header",
     "read_image",
+    "remove_leftovers",
     "write_bytes",
     "write_image",
 ]

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import uuid
@@ -91,6 +92,25 @@ def copy_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> 
     return path
 
 
+def link_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> Path:
+    """A second name for a file (a hard link), with the guarantees of `write_image`.
+
+    Where the file system can't link, the file is copied.
+
+    Raises:
+        UnreadableImageError, OutputExistsError, InputError: as `copy_image`.
+    """
+    path = Path(path)
+    with _writable(path, overwrite):
+        temporary = _temporary(path)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            return copy_image(source, path, overwrite=overwrite)
+        _publish(temporary, path, overwrite, keep_mode=False)
+    return path
+
+
 def write_bytes(data: bytes, path: PathLike, *, overwrite: bool = False) -> Path:
     """Write any file with the guarantees of `write_image`.
 
@@ -153,16 +173,42 @@ def _exists(path: Path) -> OutputExistsError:
     )
 
 
+def remove_leftovers(path: PathLike) -> None:
+    """Remove what a killed process had begun to write for this target; nobody else may be writing it."""
+    path = Path(path)
+    for temporary in path.parent.glob(f"{_mark(path)}*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{_mark(path)}{uuid.uuid4().hex}.tmp")
+
+
+def _mark(path: Path) -> str:
+    """How the temporary names of a target begin: of the same length for all, since names may be long."""
+    return f".pellucid-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
+
+
 def _write_atomically(data: bytes, path: Path, overwrite: bool) -> None:
-    temporary = path.with_name(f".pellucid-{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _publish(temporary, path, overwrite)
+
+
+def _publish(temporary: Path, path: Path, overwrite: bool, *, keep_mode: bool = True) -> None:
+    """Give a complete file its name."""
+    try:
         if overwrite:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.chmod(stat.S_IMODE(path.stat().st_mode))  # a private picture stays private
+            if keep_mode:
+                with contextlib.suppress(FileNotFoundError):
+                    temporary.chmod(stat.S_IMODE(path.stat().st_mode))  # a private picture stays private
             temporary.replace(path)
         else:
             _claim(temporary, path)

@@ -1,0 +1,234 @@
+"""The run: while the network has a picture, other processes read the next one and encode the last.
+
+A process that a broken file takes down costs that picture alone. What is written is, byte for byte, what a
+restoration without all this writes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pellucid.batch.journal import Entry, FileState, Journal
+from pellucid.batch.plan import Reason, Settings, judge
+from pellucid.codec.pool import CodecLimits, CodecPool, ReadFile
+from pellucid.errors import InputError, OutputExistsError, PellucidError
+from pellucid.image_io import Limits, copy_image, link_image, remove_leftovers, write_bytes
+from pellucid.restorer import Progress, Report, Restoration, Restorer
+from pellucid.strength import Strength
+
+T = TypeVar("T")
+Untouched = Literal["copy", "link", "skip"]
+State = Literal["restored", "left alone", "done", "failed", "taken", "elsewhere"]
+
+AHEAD = 1  # pictures that are read, and that are written, beside the one on the network
+SECONDS = 600.0  # that one picture may take to be read or encoded
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture: where it is, where it goes, and why it is to be restored."""
+
+    source: Path
+    target: Path
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a picture.
+
+    Attributes:
+        job: the picture.
+        state: "restored"; "left alone" (nothing was wrong); "done" by another run meanwhile; "failed";
+            "taken": another file stands there; "elsewhere": another run has it.
+        report: the restorer's, if there is one.
+        error: why it failed.
+    """
+
+    job: Job
+    state: State
+    report: Report | None = None
+    error: PellucidError | None = None
+
+
+class Batch:
+    """A run over pictures into one output folder.
+
+    Args:
+        restorer: what restores.
+        journal: of the output folder.
+        settings: of the restorer and of this run, as the journal keeps them.
+        output: the folder.
+        limits: of a picture.
+        untouched: what is done with a picture in which nothing is wrong: its file is copied, or linked
+            (copied where the file system can't), or there is no output.
+        overwrite, retry_failed: as for `pellucid.batch.plan.judge`.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        journal: Journal,
+        settings: Settings,
+        output: Path,
+        *,
+        prompt: str | None = None,
+        strength: Strength | None = None,
+        limits: Limits | None = None,
+        untouched: Untouched = "copy",
+        overwrite: bool = False,
+        retry_failed: bool = False,
+    ) -> None:
+        self._restorer, self._journal, self._output = restorer, journal, output
+        self._prompt, self._strength, self._untouched = prompt, strength or Strength(), untouched
+        self._overwrite, self._retry_failed, self._hash = overwrite, retry_failed, settings.hash
+        pixels = (limits or Limits()).max_pixels
+        # What decoding takes, and some to spare; a file that promises less than it takes is stopped there.
+        self._codec = CodecPool(CodecLimits(2, SECONDS, 2**30 + 80 * pixels, pixels, 2**40))
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._unrecorded: deque[tuple[Future[Outcome], _Claimed]] = deque()
+        journal.describe(settings.hash, settings.values)
+
+    def close(self) -> None:
+        """End the processes; what was written by then is kept in the journal."""
+        self._writer.shutdown(cancel_futures=True)
+        self._codec.stop()
+        while self._unrecorded:
+            future, claimed = self._unrecorded.popleft()
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._record(future.result(), claimed)
+
+    def run(self, steps: "Iterable[Job | Outcome]", progress: Progress | None = None) -> Iterator[Outcome]:
+        """The outcome of each job, and those that are known already, in their order.
+
+        `progress` is told of the picture on the network.
+        """
+        begun = ahead((self._begin(s) if isinstance(s, Job) else s for s in steps), AHEAD)
+        for result in ahead((self._restore(step, progress) for step in begun), AHEAD):
+            if isinstance(result, Outcome):
+                yield result
+                continue
+            outcome = result.result()
+            _, claimed = self._unrecorded.popleft()
+            self._record(outcome, claimed)
+            yield outcome
+
+    def _begin(self, job: Job) -> "Outcome | tuple[_Claimed, Future[ReadFile]]":
+        name = key(job.target, self._output)
+        claim = self._journal.claim(name)
+        if claim is None:
+            return Outcome(job, "elsewhere")
+        if claim.broken_since is not None:
+            remove_leftovers(job.target)
+        reason = judge(
+            job.source,
+            job.target,
+            claim.entry,
+            self._hash,
+            overwrite=self._overwrite,
+            retry_failed=self._retry_failed,
+            broken_since=claim.broken_since,
+        )
+        if reason == "taken":
+            sentence = f"{job.target} has appeared meanwhile and was left as it is. Choose another output."
+            return Outcome(job, "taken", error=OutputExistsError(sentence))
+        if reason == "done":  # by another run, since this one looked
+            return Outcome(job, "done")
+        replaces = FileState.of(job.target) is not None
+        claimed = _Claimed(replace(job, reason=reason), name, FileState.of(job.source), replaces)
+        return claimed, self._codec.read(job.source)
+
+    def _restore(
+        self, step: "Outcome | tuple[_Claimed, Future[ReadFile]]", progress: Progress | None
+    ) -> "Outcome | Future[Outcome]":
+        if isinstance(step, Outcome):
+            return step
+        claimed, reading = step
+        try:
+            file = reading.result()
+            restoration = self._restorer(
+                file.image, diagnosis=self._prompt, strength=self._strength, progress=progress
+            )
+        except PellucidError as error:
+            future: Future[Outcome] = Future()
+            future.set_result(Outcome(claimed.job, "failed", error=error))
+        else:
+            claimed.sha256, claimed.read_seconds = file.sha256, file.seconds
+            future = self._writer.submit(self._write, claimed, restoration)
+        self._unrecorded.append((future, claimed))
+        return future
+
+    def _write(self, claimed: "_Claimed", restoration: Restoration) -> Outcome:
+        job, report, overwrite = claimed.job, restoration.report, claimed.replaces
+        start = time.perf_counter()
+        try:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            if not report.untouched:
+                data = self._codec.encode(restoration.image, job.target.suffix).result()
+                write_bytes(data, job.target, overwrite=overwrite)
+            elif not report.guards.get("left_alone") or self._untouched == "copy":
+                copy_image(job.source, job.target, overwrite=overwrite)
+            elif self._untouched == "link":
+                link_image(job.source, job.target, overwrite=overwrite)
+        except OSError as error:
+            sentence = f"{job.target} can't be written: {error.strerror}. Check permissions and free space."
+            return Outcome(job, "failed", error=InputError(sentence))
+        except PellucidError as error:
+            return Outcome(job, "failed", error=error)
+        seconds = report.seconds | {"read": claimed.read_seconds, "write": time.perf_counter() - start}
+        state: State = "left alone" if report.guards.get("left_alone") else "restored"
+        return Outcome(job, state, replace(report, seconds=seconds))
+
+    def _record(self, outcome: Outcome, claimed: "_Claimed") -> None:
+        if claimed.input is None:  # it vanished before it was read: nothing to know it again by
+            return
+        # A failure leaves an earlier output as it is, and known.
+        known = outcome.error is None or outcome.job.reason in ("changed", "settings", "retry")
+        error = outcome.error and {"type": type(outcome.error).__name__, "message": str(outcome.error)}
+        self._journal.record(
+            Entry(
+                claimed.name,
+                outcome.state,
+                self._hash,
+                text(claimed.job.source),
+                claimed.input,
+                claimed.sha256,
+                FileState.of(claimed.job.target) if known else None,
+                outcome.report and outcome.report.to_dict(),
+                error,
+            )
+        )
+
+
+@dataclass
+class _Claimed:
+    job: Job
+    name: str
+    input: FileState | None
+    replaces: bool  # something stands there, which this run may replace
+    sha256: str | None = None
+    read_seconds: float = 0.0
+
+
+def key(target: Path, output: Path) -> str:
+    """A target's name in the journal: its path below the output folder."""
+    return text(target.relative_to(output))
+
+
+def text(path: Path) -> str:
+    """A path as text that a database holds; bytes that are no UTF-8 are escaped."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
+def ahead(items: Iterable[T], number: int) -> Iterator[T]:
+    """The same items, each given only when so many more are begun."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > number:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,219 @@
+"""Several pictures on the command line: what is left to do, the run, and what is said about it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pellucid import errors, weights
+from pellucid.batch.journal import Entry, Journal
+from pellucid.batch.plan import Reason, Settings, judge, matches, parse_since
+from pellucid.batch.run import Batch, Job, Outcome, Untouched, key
+from pellucid.checkpoint import hash_file
+from pellucid.cli._interrupt import stop_if_interrupted
+from pellucid.cli._jobs import Jobs, refuse_taken
+from pellucid.cli._progress import Bars, print_failures
+from pellucid.cli._shared import describe, load_restorer, print_json, say
+from pellucid.codec.pool import preload
+from pellucid.diagnosis import DEFAULT as RECOGNIZER
+from pellucid.errors import CheckpointError, PellucidError
+from pellucid.image_io import Limits
+from pellucid.strength import Strength
+
+_WHY: dict[Reason, str] = {
+    "new": "is new",
+    "gone": "its output is gone",
+    "changed": "has changed",
+    "settings": "was restored with other settings or weights",
+    "retry": "failed before",
+    "asked": "replaces what is there",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `pellucid restore` that several pictures share, as given."""
+
+    model: str
+    device: str | None
+    precision: str | None
+    memory: str | None
+    prompt: str | None
+    strength: Strength
+    guard: bool
+    limits: Limits
+    untouched: Untouched
+    overwrite: bool
+    retry_failed: bool
+    as_json: bool
+    quiet: bool
+
+
+def select(
+    plan: Jobs, output: Path, include: Sequence[str], exclude: Sequence[str], since: str | None
+) -> None:
+    """Leave only the jobs that the patterns and the date want; the others count as skipped."""
+    moment = None if since is None else parse_since(since)
+
+    def wanted(source: Path, target: Path) -> bool:
+        if not matches(target.relative_to(output).as_posix(), include, exclude):
+            return False
+        try:
+            return moment is None or source.stat().st_mtime >= moment
+        except OSError:
+            return True  # its reading fails with a sentence
+
+    kept = [job for job in plan.jobs if wanted(job.source, job.target)]
+    plan.skipped += len(plan.jobs) - len(kept)
+    plan.jobs = kept
+
+
+def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool = False) -> bool:
+    """Restore what is left to do; whether all went well."""
+    steps = _look(plan, output, options)
+    todo = [step for step in steps if isinstance(step, Job)]
+    if dry_run:
+        _tell(todo)
+        return True
+    outcomes, awaited = list[Outcome](), {job.target for job in todo}
+    with Bars([job.source for job in todo], visible=not options.quiet) as bars:
+        for outcome in _run(steps, todo, output, options, bars):
+            outcomes.append(outcome)
+            if options.as_json:
+                print_json(_row(outcome))
+            if outcome.job.target in awaited:
+                bars.picture_done()
+            stop_if_interrupted()
+    for path, message in plan.unreadable:
+        if options.as_json:
+            problem = {"type": "InputError", "message": message}
+            print_json({"input": str(path), "output": None, "ok": False, "error": problem})
+    failures = [*plan.unreadable, *((o.job.source, str(o.error)) for o in outcomes if o.error is not None)]
+    if not options.quiet:
+        say(_summary(outcomes, len(failures), plan.skipped))
+    if failures:
+        print_failures(failures)
+    return not failures
+
+
+def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
+    """Each picture: a job, or what is known of it already."""
+    entries, claims, settings_hash = dict[str, Entry](), dict[str, float](), ""
+    if Journal.exists(output):
+        with Journal(output) as journal:
+            entries, claims = journal.entries(), journal.claims()
+    if entries:
+        settings_hash = _settings(options).hash
+    steps: list[Job | Outcome] = []
+    for planned in plan.jobs:
+        name = key(planned.target, output)
+        entry = entries.get(name)
+        reason = judge(
+            planned.source,
+            planned.target,
+            entry,
+            settings_hash,
+            overwrite=options.overwrite,
+            retry_failed=options.retry_failed,
+            broken_since=claims.get(name),
+        )
+        job = Job(planned.source, planned.target, reason)
+        try:
+            refuse_taken(planned, overwrite=reason != "taken")
+        except PellucidError as error:
+            steps.append(Outcome(job, "taken", error=error))
+            continue
+        if reason == "failed" and entry is not None and entry.error is not None:
+            kind = getattr(errors, entry.error["type"], PellucidError)
+            steps.append(Outcome(job, "failed", error=kind(entry.error["message"])))
+        else:
+            steps.append(Outcome(job, "done") if reason == "done" else job)
+    return steps
+
+
+def _run(
+    steps: list[Job | Outcome], todo: list[Job], output: Path, options: Options, bars: Bars
+) -> Iterator[Outcome]:
+    """The outcomes, in the order of the steps; nothing is loaded where nothing is to do."""
+    if not todo:
+        yield from (step for step in steps if isinstance(step, Outcome))
+        return
+    settings = _settings(options)
+    preload()  # the processes that read and write wake up while the network is loaded
+    restorer = load_restorer(
+        options.model, options.device, options.precision, options.memory, guard=options.guard
+    )
+    if not options.quiet:
+        say(describe(restorer.describe()))
+    with Journal(output) as journal:
+        batch = Batch(
+            restorer,
+            journal,
+            settings,
+            output,
+            prompt=options.prompt,
+            strength=options.strength,
+            limits=options.limits,
+            untouched=options.untouched,
+            overwrite=options.overwrite,
+            retry_failed=options.retry_failed,
+        )
+        with closing(batch):
+            yield from batch.run(steps, bars.part_done)
+
+
+def _settings(options: Options) -> Settings:
+    """On what results depend. The precision that a probe would choose is not among it: it may vary."""
+    values = {
+        "weights": _hash_weights(options.model),
+        "strength": options.strength.plain,
+        "prompt": options.prompt,
+        "guard": _hash_weights(RECOGNIZER) if options.guard else None,
+        "precision": options.precision,
+    }
+    return Settings(values)
+
+
+def _hash_weights(model: str) -> str:
+    file = weights.find(model)
+    try:
+        return file.sha256 or hash_file(file.path)
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise CheckpointError(f"{file.path} can't be read: {reason}. Check the path.") from error
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    job, error = outcome.job, outcome.error
+    row: dict[str, Any] = {"input": str(job.source)}
+    if error is not None:
+        problem = {"type": type(error).__name__, "message": str(error)}
+        return row | {"output": None, "ok": False, "error": problem}
+    row |= {"output": str(job.target), "ok": True, "state": outcome.state}
+    return row if outcome.report is None else row | {"report": outcome.report.to_dict()}
+
+
+def _tell(todo: list[Job]) -> None:
+    """What would be done, a line each, on stdout."""
+    for job in todo:
+        print(f"{job.source} -> {job.target} ({_WHY[job.reason]})")
+    say(f"{len(todo)} would be restored; nothing was done")
+
+
+def _summary(outcomes: list[Outcome], failed: int, skipped: int) -> str:
+    counts = Counter(outcome.state for outcome in outcomes if outcome.error is None)
+    parts = [f"{counts['restored'] + counts['left alone']} restored"]
+    if counts["left alone"]:
+        parts[0] += f" ({counts['left alone']} of them left alone, nothing is wrong; see --no-guard)"
+    parts.append(f"{failed} failed")
+    if known := sum(outcome.job.reason == "failed" for outcome in outcomes):
+        parts[1] += f" ({known} before; --retry-failed tries them again)"
+    if counts["done"]:
+        parts.append(f"{counts['done']} done before")
+    if counts["elsewhere"]:
+        parts.append(f"{counts['elsewhere']} taken by another run")
+    if skipped:
+        parts.append(f"{skipped} other files skipped")
+    return ", ".join(parts)

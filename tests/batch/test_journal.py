@@ -1,0 +1,90 @@
+"""The journal: what it keeps, and whom a picture belongs to."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pellucid.batch.journal import Entry, FileState, Journal
+from pellucid.errors import JournalError
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from pellucid.batch.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+print(journal.claim("a.png") is not None, flush=True)
+time.sleep(60)
+"""
+
+
+def entry(**changes) -> Entry:
+    values = {
+        "target": "sub/a.png",
+        "state": "restored",
+        "settings": "s",
+        "source": "/in/a.png",
+        "input": FileState(5, 10**18),
+        "sha256": "ab",
+        "output": FileState(7, 2 * 10**18),
+        "report": {"model": "m"},
+    }
+    return Entry(**values | changes)
+
+
+def test_entries_come_back(tmp_path):
+    with Journal(tmp_path) as journal:
+        assert journal.entries() == {}
+        journal.claim("sub/a.png")
+        journal.record(entry())
+        journal.record(
+            entry(target="b.png", state="failed", output=None, error={"type": "E", "message": "m"})
+        )
+    with Journal(tmp_path) as journal:
+        kept = journal.entries()
+        assert kept["sub/a.png"] == entry(report=None)
+        assert kept["b.png"].error == {"type": "E", "message": "m"}
+        assert journal.claim("sub/a.png").entry == entry()
+    assert Journal.exists(tmp_path)
+
+
+def test_two_runs_never_have_one_picture(tmp_path):
+    with Journal(tmp_path) as one, Journal(tmp_path) as two:
+        assert one.claim("a.png") is not None
+        assert one.claim("a.png") is not None  # its own
+        assert two.claim("a.png") is None
+        assert two.claim("b.png") is not None
+        one.record(entry(target="a.png"))
+        assert two.claim("a.png").entry == entry(target="a.png")
+    assert not list((tmp_path / ".pellucid").glob("run-*"))
+
+
+def test_a_closed_run_claims_nothing(tmp_path):
+    with Journal(tmp_path) as one:
+        one.claim("a.png")
+    with Journal(tmp_path) as two:
+        claim = two.claim("a.png")
+        assert (claim.entry, claim.broken_since) == (None, None)
+
+
+def test_a_killed_run_claims_nothing_but_is_remembered(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", CLAIM, tmp_path], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"True\n"
+    with Journal(tmp_path) as journal:
+        assert journal.claim("a.png") is None
+        process.kill()
+        process.communicate()
+        assert "a.png" in journal.claims()
+        assert journal.claim("a.png").broken_since is not None
+
+
+def test_a_journal_that_is_none(tmp_path):
+    (tmp_path / ".pellucid").mkdir()
+    (tmp_path / ".pellucid" / "journal.sqlite").write_text(
+        "no database, but long enough to be taken for one" * 9
+    )
+    with pytest.raises(JournalError, match="can't be used"):
+        Journal(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalError, match="can't be used"):
+        Journal(tmp_path / "file")

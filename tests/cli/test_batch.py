@@ -1,0 +1,186 @@
+"""Folders: what a second run does, after the first has ended, failed, or been killed."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pellucid.arrays import image_from_array
+from pellucid.image_io import read_image, write_image
+
+
+@pytest.fixture
+def options(small_weights) -> tuple[str, ...]:
+    return "--model", str(small_weights), "--device", "cpu", "--precision", "float32", "--no-guard"
+
+
+def save(path: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return write_image(image_from_array(pixels), path, overwrite=True)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for number, name in enumerate(("a.png", "b.jpg", "sub/c.tif")):
+        save(tmp_path / "in" / name, number)
+    return tmp_path / "in"
+
+
+def states(result) -> dict[str, str]:
+    rows = map(json.loads, result.out.splitlines())
+    return {Path(row["input"]).name: row.get("state", "failed") for row in rows}
+
+
+def test_a_second_run_does_what_is_missing_or_changed(run, options, folder, tmp_path):
+    out = tmp_path / "out"
+    first = run("restore", folder, "-o", out, "--json", *options)
+    assert (first.code, set(states(first).values())) == (0, {"restored"})
+    written = {path: path.stat().st_mtime_ns for path in (out / "a.png", out / "b.jpg", out / "sub/c.tif")}
+    again = run("restore", folder, "-o", out, "--json", *options)
+    assert (again.code, set(states(again).values())) == (0, {"done"})
+    assert "0 restored, 0 failed, 3 done before" in again.err
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+    save(folder / "a.png", 7)
+    (out / "b.jpg").unlink()
+    save(folder / "new.webp", 8)
+    third = run("restore", folder, "-o", out, "--json", *options)
+    expected = {"a.png": "restored", "b.jpg": "restored", "new.webp": "restored", "c.tif": "done"}
+    assert (third.code, states(third)) == (0, expected)
+
+    weaker = run("restore", folder, "-o", out, "--json", "--strength", "0.5", *options)
+    assert (weaker.code, set(states(weaker).values())) == (0, {"restored"})
+    single = run("restore", folder / "a.png", "-o", tmp_path / "a.png", "--strength", "0.5", *options)
+    assert single.code == 0
+    assert (out / "a.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_a_second_run_loads_no_network_where_nothing_is_to_do(run, options, folder, tmp_path, monkeypatch):
+    assert run("restore", folder, "-o", tmp_path / "out", *options).code == 0
+    monkeypatch.setattr("pellucid.cli._batch.load_restorer", lambda *_, **__: pytest.fail("loaded"))
+    assert run("restore", folder, "-o", tmp_path / "out", *options).code == 0
+
+
+def test_an_output_edited_by_hand_is_kept(run, options, folder, tmp_path):
+    out = tmp_path / "out"
+    assert run("restore", folder, "-o", out, *options).code == 0
+    save(out / "a.png", 99)
+    before = (out / "a.png").read_bytes()
+    save(folder / "a.png", 7)
+    result = run("restore", folder, "-o", out, *options)
+    assert (result.code, "an existing file" in result.err) == (1, True)
+    assert (out / "a.png").read_bytes() == before
+    assert run("restore", folder, "-o", out, "--overwrite", *options).code == 0
+    assert (out / "a.png").read_bytes() != before
+
+
+def test_failures_are_listed_and_tried_again_when_asked(run, options, folder, tmp_path):
+    (folder / "b.jpg").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert "2 restored, 1 failed" in run("restore", folder, "-o", out, *options).err
+    listed = run("restore", folder, "-o", out, *options)
+    assert listed.code == 1
+    assert "1 failed (1 before; --retry-failed tries them again), 2 done before" in listed.err
+    assert "not a picture" in listed.err
+    tried = run("restore", folder, "-o", out, "--retry-failed", *options)
+    assert "0 restored, 1 failed, 2 done before" in tried.err
+    save(folder / "b.jpg")
+    assert run("restore", folder, "-o", out, *options).code == 0  # it is another file now
+
+
+def test_a_picture_that_breaks_libvips_costs_itself_alone(run, options, folder, tmp_path, monkeypatch):
+    """The process is killed as soon as it reads a.png, as a crash in a decoder would end it."""
+    from pellucid.codec import pool
+
+    def ask(self, message, seconds, ask=pool._Worker.ask):
+        if message.head.get("path", "").endswith("a.png"):
+            self._process.kill()
+        return ask(self, message, seconds)
+
+    monkeypatch.setattr(pool._Worker, "ask", ask)
+    result = run("restore", folder, "-o", tmp_path / "out", *options)
+    assert (result.code, "2 restored, 1 failed" in result.err) == (1, True)
+    assert "ended the process" in result.err
+
+
+def test_only_what_is_wanted(run, options, folder, tmp_path):
+    os.utime(folder / "sub" / "c.tif", (1, 1))
+    told = run("restore", folder, "-o", tmp_path / "out", "--dry-run", "--exclude", "*.jpg", *options)
+    assert [Path(line.split(" -> ")[0]).name for line in told.out.splitlines()] == ["a.png", "c.tif"]
+    assert not (tmp_path / "out").exists()
+    result = run("restore", folder, "-o", tmp_path / "out", "--since", "1d", "--include", "*.[pt]*", *options)
+    assert (result.code, "1 restored, 0 failed, 2 other files skipped" in result.err) == (0, True)
+    assert (tmp_path / "out" / "a.png").exists()
+
+
+def test_pictures_that_need_nothing(run, options, tmp_path, monkeypatch):
+    from pellucid.diagnosis import Diagnosis, Recognizer
+
+    source = save(tmp_path / "in" / "a.png")
+
+    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
+    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
+    options = options[:-1]
+    for how, expected in (("copy", False), ("link", True)):
+        out = tmp_path / how
+        result = run("restore", tmp_path / "in", "-o", out, "--untouched", how, *options)
+        assert "1 of them left alone" in result.err
+        assert (out / "a.png").read_bytes() == source.read_bytes()
+        assert (out / "a.png").samefile(source) is expected
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "skip", "--untouched", "skip", *options)
+    assert result.code == 0
+    assert not (tmp_path / "skip" / "a.png").exists()
+    assert "1 done before" in run("restore", tmp_path / "in", "-o", tmp_path / "skip", *options).err
+
+
+def start(folder: Path, out: Path, options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "pellucid", "restore", folder, "-o", out, *options]
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_killed_at_any_moment_it_goes_on(run, options, tmp_path):
+    for number in range(12):
+        save(tmp_path / "in" / f"{number}.png", number, (64, 64))
+    out, dice = tmp_path / "out", random.Random(0)
+    for done in (1, 4):
+        with start(tmp_path / "in", out, options) as process:
+            until(lambda done=done: len(list(out.glob("*.png"))) >= done)
+            time.sleep(dice.uniform(0, 0.02))
+            process.kill()
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    last = run("restore", tmp_path / "in", "-o", out, "--json", *options)
+    assert (last.code, len(states(last))) == (0, 12)
+    kept = [name for name, state in states(last).items() if state == "done"]
+    assert len(kept) >= len(before) - 4  # at most the pictures in flight are made anew, of two kills
+    assert all((out / name).stat().st_mtime_ns == before[name] for name in kept)
+    assert not list(out.glob(".pellucid-*"))
+    whole = tmp_path / "whole"
+    assert run("restore", tmp_path / "in", "-o", whole, *options).code == 0
+    for path in whole.glob("*.png"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_two_runs_share_the_work(run, options, tmp_path):
+    for number in range(10):
+        save(tmp_path / "in" / f"{number}.png", number, (96, 96))
+    runs = [start(tmp_path / "in", tmp_path / "out", options) for _ in range(2)]
+    told = [process.communicate(timeout=120)[1].decode() for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], told
+    assert sum(int(number) for text in told for number in re.findall(r"(\d+) restored", text)) == 10
+    assert len(list((tmp_path / "out").glob("*.png"))) == 10
+    assert read_image(tmp_path / "out" / "0.png").height == 96
