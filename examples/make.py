@@ -22,24 +22,25 @@ EXAMPLES = (
     ("hazy_shaken_astronaut.jpg", "astronaut", "composite", 1),
 )
 PAGE = FOLDER.parent / "src" / "pellucid" / "app" / "examples"  # the page's, which come with the wheel
-ON_PAGE = ("noisy_cat.png", "rainy_cup.jpg", "hazy_rocket.jpg", "dark_astronaut.png")
+ON_PAGE = (
+    ("noisy_cat.jpg", "chelsea", "gaussian_noise", 4),
+    ("rainy_cup.jpg", "coffee", "rain_streaks", 8),
+    ("hazy_astronaut.jpg", "astronaut", "haze", 4),
+    ("dark_cup.jpg", "coffee", "low_light", 6),
+)
 
 
 def main() -> None:
-    for file, photograph, operator_name, seed in EXAMPLES:
-        clean = torch.from_numpy(getattr(skimage.data, photograph)().copy()).permute(2, 0, 1)[None] / 255
-        clean = (
-            torch.nn.functional.interpolate(clean, scale_factor=0.8, mode="area")
-            if photograph == "coffee"
-            else clean
-        )
-        operator = degradations.get(operator_name)
-        params = operator.draw(torch.Generator().manual_seed(seed), 1)
-        degraded = ImageBuffer(operator.apply(clean, params)[0])
-        write_image(degraded, FOLDER / file, overwrite=True)
-        if file in ON_PAGE:
-            write_image(degraded, (PAGE / file).with_suffix(".jpg"), overwrite=True, quality=90)
-        print(file, operator_name, params.to_json())
+    for folder, examples in ((FOLDER, EXAMPLES), (PAGE, ON_PAGE)):
+        for file, photograph, operator_name, seed in examples:
+            clean = torch.from_numpy(getattr(skimage.data, photograph)().copy()).permute(2, 0, 1)[None] / 255
+            if photograph == "coffee":
+                clean = torch.nn.functional.interpolate(clean, scale_factor=0.8, mode="area")
+            operator = degradations.get(operator_name)
+            params = operator.draw(torch.Generator().manual_seed(seed), 1)
+            degraded = ImageBuffer(operator.apply(clean, params)[0])
+            write_image(degraded, folder / file, overwrite=True)
+            print(file, operator_name, params.to_json())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """A real page on loopback, in a thread of this process, with a small network."""
 
 import contextlib
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,23 @@ from pellucid.image_io import Limits
 from pellucid.restorer import TorchRestorer, load
 
 MODEL = "small"
+
+
+def pytest_collection_modifyitems(items):
+    """Gradio and its client leave event loops unclosed in their threads, and Gradio meets a later pandas."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def loops_of_gradio() -> Iterator[None]:
+    """They go with these tests, so that no other meets them."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

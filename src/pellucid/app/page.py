@@ -18,7 +18,7 @@ from pellucid.image_io import IMAGE_SUFFIXES
 from pellucid.strength import DETAIL_KINDS, TONE_KINDS, Strength
 
 _HERE = Path(__file__).parent
-EXAMPLES = ("noisy_cat", "rainy_cup", "hazy_rocket", "dark_astronaut")
+EXAMPLES = ("noisy_cat", "rainy_cup", "hazy_astronaut", "dark_cup")
 _MIX = "(...shares) => { window.pellucidMix = shares; window.dispatchEvent(new Event('pellucid-mix')); }"
 _SAVE = """(file) => {
     if (!file) return;
@@ -35,7 +35,7 @@ class Page:
 
     def __init__(self, desk: Desk, language: str = "en") -> None:
         self.desk, self.words = desk, read_sentences(language)
-        self.theme = gr.themes.Base(font="system-ui, sans-serif", font_mono="ui-monospace, monospace")
+        self.theme = _theme()
         self.css = _read("page.css")
         self.js = _read("page.js").replace("WORDS", json.dumps({"paste_none": self.words["paste_none"]}))
         self.blocks = self._lay_out()
@@ -63,7 +63,7 @@ class Page:
             height=180,
         )
         self.files.async_move_resource_to_block_cache = _only_uploads(self.files)
-        self.paste = gr.Button(words["paste"], size="sm")
+        self.paste = gr.Button(words["paste"], size="md")
         prompts = desk.prompts(desk.models[0])
         with gr.Accordion(words["options"], open=False):
             self.model = gr.Dropdown(
@@ -104,21 +104,21 @@ class Page:
             words=words,
             elem_id="viewer",
         )
-        self.strength = self._share("strength", words["strength_about"])
-        with gr.Group(visible=False) as self.found_group:
-            gr.HTML(f"<h2>{words['found']}</h2><p>{words['kinds_about']}</p>", padding=True)
-            self.verdict = gr.HTML(padding=True)
+        with gr.Column(visible=False) as self.downloads:
+            self.strength = self._share("strength", words["strength_about"])
+            with gr.Row():
+                self.download = gr.Button(words["download"], variant="primary", elem_id="download")
+                self.download_all = gr.Button(words["download_all"], elem_id="download-all")
+                self.download_report = gr.Button(words["download_report"], elem_id="download-report")
+        with gr.Column(visible=False) as self.found_group:
+            self.verdict = gr.HTML()
             with gr.Row():
                 with gr.Column(min_width=260):
-                    self.found_light = gr.HTML(padding=True)
+                    self.found_light = gr.HTML()
                     self.light = self._share("light")
                 with gr.Column(min_width=260):
-                    self.found_detail = gr.HTML(padding=True)
+                    self.found_detail = gr.HTML()
                     self.detail = self._share("detail")
-        with gr.Row(visible=False) as self.downloads:
-            self.download = gr.Button(words["download"], variant="primary", elem_id="download")
-            self.download_all = gr.Button(words["download_all"], elem_id="download-all")
-            self.download_report = gr.Button(words["download_report"], elem_id="download-report")
         self.file = gr.File(visible=False)
 
     def _share(self, name: str, info: str | None = None) -> gr.Slider:
@@ -127,7 +127,7 @@ class Page:
     def _connect(self, blocks: gr.Blocks) -> None:
         shares = [self.strength, self.light, self.detail]
         shown = [self.status, self.picture, self.viewer, self.found_group, self.verdict]
-        shown += [self.found_light, self.found_detail, self.downloads, self.download_all]
+        shown += [self.examples, self.found_light, self.found_detail, self.downloads, self.download_all]
         running = [*shown, self.restore, self.cancel]
         self.files.change(self.look, self.files, shown, show_progress="hidden", api_name="look")
         self.paste.click(None, js="() => window.pellucidPaste()")
@@ -156,7 +156,8 @@ class Page:
     def look(self, files: list[str] | None, request: gr.Request) -> Changes:
         """A preview of the first of the pictures that were dropped, and what is wrong with it."""
         if not files:
-            return {self.status: _paragraph(self.words["status_empty"])}
+            examples = {self.examples: gr.update(visible=True)}
+            return self._blank() | examples | {self.status: _paragraph(self.words["status_empty"])}
         try:
             looked = self._session(request).look(files[0])
         except PellucidError as error:
@@ -252,6 +253,7 @@ class Page:
 
     def _blank(self) -> Changes:
         return {
+            self.examples: gr.update(visible=False),
             self.picture: gr.update(choices=[], value=None, visible=False),
             self.viewer: None,
             self.found_group: gr.update(visible=False),
@@ -296,9 +298,10 @@ class Page:
     def _found(self, diagnosis: Diagnosis | dict[str, Any]) -> Changes:
         told = diagnosis.to_dict() if isinstance(diagnosis, Diagnosis) else diagnosis
         verdict = {"nothing wrong": "found_nothing_wrong", "unknown": "found_unknown"}.get(told["verdict"])
+        told_in_words = " ".join(self.words[key] for key in (verdict, "kinds_about") if key)
         return {
             self.found_group: gr.update(visible=True),
-            self.verdict: _paragraph(self.words[verdict]) if verdict else "",
+            self.verdict: f"<h2>{self.words['found']}</h2><p>{told_in_words}</p>",
             self.found_light: self._bars(self.words["found_light"], TONE_KINDS, told),
             self.found_detail: self._bars(self.words["found_detail"], DETAIL_KINDS, told),
         }
@@ -346,6 +349,26 @@ class _as_sentence:  # noqa: N801 - used as a word
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if isinstance(error, PellucidError):
             raise gr.Error(str(error), print_exception=False) from error
+
+
+def _theme() -> gr.themes.Base:
+    """The machine's own fonts, and words dark enough to be read."""
+    theme = gr.themes.Base(font="system-ui, sans-serif", font_mono="ui-monospace, monospace")
+    dim, dim_dark = "*neutral_600", "*neutral_300"
+    return theme.set(
+        body_text_color_subdued=dim,
+        body_text_color_subdued_dark=dim_dark,
+        block_info_text_color=dim,
+        block_info_text_color_dark=dim_dark,
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_600",
+    )
 
 
 def _only_uploads(files: gr.File) -> Any:

@@ -5,6 +5,7 @@ import binascii
 import socket
 import sys
 import webbrowser
+from typing import Any
 
 import gradio as gr
 import uvicorn
@@ -101,12 +102,14 @@ def create_app(desk: Desk, access: Access, *, max_bytes: int | None = None) -> F
         max_bytes: that one file may have; none: any number.
     """
     page = Page(desk)
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    undocumented: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = FastAPI(**undocumented)
     app.add_middleware(Door, access=access)
     return gr.mount_gradio_app(
         app,
         page.blocks,
         "/",
+        app_kwargs=undocumented,
         footer_links=[],
         run_history=False,
         allowed_paths=[str(desk.folder)],

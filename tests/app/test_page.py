@@ -1,0 +1,123 @@
+"""The page without a browser: what it answers to Gradio's own client, over loopback."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+import pellucid.app
+from pellucid.app.page import Page
+from pellucid.app.sentences import read_sentences
+from pellucid.cli import create_app
+from pellucid.restorer import load
+
+HERE = Path(pellucid.app.__file__).parent
+
+
+@pytest.fixture
+def client(running, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    client = Client(running.url, verbose=False, download_files=tmp_path / "got", analytics_enabled=False)
+    yield client
+    client.close()
+
+
+def test_a_download_has_the_command_lines_bytes(client, photo, small_weights, tmp_path):
+    client.predict([handle_file(photo())], "small", "", False, api_name="/restore")
+    got = Path(client.predict(0, 0.5, 1, 0.5, api_name="/download"))
+    command = ["restore", str(photo()), "-o", str(tmp_path / "cat.jpg"), "--model", str(small_weights), "-q"]
+    command += [
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+        "--no-guard",
+        "--strength",
+        "haze=0.5,noise=0.25",
+    ]
+    create_app()(command, standalone_mode=False)
+    assert got.name == "cat.jpg" and got.read_bytes() == (tmp_path / "cat.jpg").read_bytes()
+    rows = json.loads(Path(client.predict(1, 1, 1, api_name="/download_report")).read_text())
+    assert rows[0]["input"] == "cat.jpg" and rows[0]["report"]["model"] == "small"
+
+
+def test_looking_tells_what_is_wrong(client, photo):
+    status, *_ = client.predict([handle_file(photo())], api_name="/look")
+    assert "cat.jpg, 128 × 96 pixels, waits" in status
+
+
+def test_hostile_files_get_a_sentence(client, photo, tmp_path):
+    cases = {
+        "cut.jpg": photo().read_bytes()[:700],
+        "page.png": b"<html><script>alert(1)</script>",
+        "bomb.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\x0f\0\0\0\x0f\0\0\x08\x02\0\0\0",
+        "nothing.tif": b"",
+        "moving.webp": b"GIF89a" + bytes(40),
+    }
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+    files = [handle_file(tmp_path / name) for name in cases]
+    for file in files[:3]:
+        status, *_ = client.predict([file], api_name="/look")
+        assert 'role="alert"' in status and "Traceback" not in status
+    status, *_ = client.predict(files, "small", "", False, api_name="/restore")
+    for name in cases:
+        assert f"<li>{name}: " in status
+    assert "Traceback" not in status and "/tmp" not in status and "<script>" not in status
+
+
+def test_what_can_not_be_done_gets_a_sentence(client):
+    with pytest.raises(AppError, match="no restored picture yet"):
+        client.predict(1, 1, 1, api_name="/download_all")
+    status, *_ = client.predict([], "small", "", False, api_name="/restore")
+    assert "nothing to restore" in status
+
+
+def test_nothing_is_fetched_from_elsewhere(client):
+    elsewhere = {"path": "http://127.0.0.1:9/cat.jpg", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError, match="fetched from elsewhere"):
+        client.predict([elsewhere], "small", "", False, api_name="/restore")
+
+
+def test_files_of_the_machine_are_not_taken(client):
+    machine = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError):
+        client.predict([machine], "small", "", False, api_name="/restore")
+
+
+def test_a_guided_model_can_be_told(desk, tmp_path):
+    import torch
+
+    from pellucid import models
+    from pellucid.checkpoint import Checkpoint
+
+    spec = models.get("dfpir_s")
+    torch.manual_seed(0)
+    Checkpoint.from_network(spec.name, spec.build(spec.config)).write(tmp_path / "guided.safetensors")
+    desk.models = ("small", "guided")
+    desk._load = lambda name: load(tmp_path / "guided.safetensors", device="cpu", precision="float32")
+    page = Page(desk)
+    told = page.choose_model("guided")
+    assert told["visible"] and told["choices"][0][1] == "" and "haze" in told["choices"]
+
+
+def test_a_fault_of_our_own_is_a_sentence_too(desk, photo, monkeypatch):
+    page = Page(desk)
+    monkeypatch.setattr(type(desk.session("a")), "restore", lambda *_: 1 / 0)
+    answers = page.run([str(photo())], "small", "", True, SimpleNamespace(session_hash="a"))
+    next(answers)
+    assert page.words["status_fault"] in next(answers)[page.status]
+    with pytest.raises(ZeroDivisionError):
+        next(answers)
+
+
+def test_every_sentence_is_there_and_used():
+    words = read_sentences()
+    used = "".join((HERE / name).read_text() for name in ("page.py", "viewer.html", "page.js"))
+    patterns = (r"words\[\"([a-z_]+)\"\]", r"words\.([a-z_]+)", r"_(?:say|share)\(\s*\"([a-z_]+)\"")
+    assert not {name for pattern in patterns for name in re.findall(pattern, used)} - set(words)
+    assert not {name for name in words if name not in used and not name.startswith(("kind_", "example_"))}
