@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pellucid.errors import PellucidError
     from pellucid.image import ImageBuffer
     from pellucid.image_io import read_image, write_image
+    from pellucid.one_call import restore
     from pellucid.restorer import Report, Restoration, Restorer, load
 
 _HOME = {
@@ -25,6 +26,7 @@ _HOME = {
     "Restorer": "restorer",
     "load": "restorer",
     "read_image": "image_io",
+    "restore": "one_call",
     "write_image": "image_io",
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "__version__",
     "load",
     "read_image",
+    "restore",
     "write_image",
 ]
 

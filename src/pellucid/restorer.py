@@ -7,10 +7,12 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,17 +30,19 @@ from pellucid.errors import (
     InputError,
     MemoryBudgetError,
     NonFiniteOutputError,
+    PellucidError,
     UnsupportedDtypeError,
 )
 from pellucid.image import ImageBuffer
-from pellucid.image_io import copy_image, read_image, write_image
+from pellucid.image_io import copy_image, decode_image, read_image, write_image
 from pellucid.models import ModelSpec
 from pellucid.registry import unknown_name
 from pellucid.strength import Strength, as_number
 from pellucid.strips import StripCost, StripPlan, Workspace, plan_strips
 from pellucid.tiling import Span, TilePlan, plan_tiles, smallest_tile
 
-Picture = str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
+Picture = bytes | str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # called with (parts done, parts in all): tiles, or passes in strips
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -161,9 +165,9 @@ class Restorer(Protocol):
         """Restore one picture of any size.
 
         Args:
-            image: a path; an `ImageBuffer`; an array (H, W), (H, W, 3) or (H, W, 4), uint8, uint16 or
-                floating point in [0, 1]; or a tensor (3, H, W), floating point in [0, 1]. sRGB-encoded. Alpha
-                is kept.
+            image: a path; the bytes of a file; an `ImageBuffer`; an array (H, W), (H, W, 3) or (H, W, 4),
+                uint8, uint16 or floating point in [0, 1]; or a tensor (3, H, W), floating point in [0, 1].
+                sRGB-encoded. Alpha is kept.
             diagnosis: for a guided network, the name of its prompt; without it a recognizer finds it. Blind
                 networks take none.
             strength: 0 gives the input's own pixels, bit by bit; 1 the network's; linear between. By kind, as
@@ -178,12 +182,69 @@ class Restorer(Protocol):
         """
         ...
 
+    def map(
+        self,
+        images: Iterable[Picture],
+        *,
+        diagnosis: str | None = None,
+        strength: float | Mapping[str, float] | Strength = 1.0,
+        on_error: Callable[[Picture, PellucidError], None] | None = None,
+    ) -> Iterator[Restoration]:
+        """Restore a stream of pictures, in their order; the next is read while the network has one.
+
+        Never more than two are taken from `images` before a result is taken.
+
+        Args:
+            images: as for a call; they may be endless.
+            diagnosis, strength: as for a call, the same for all.
+            on_error: is told of a picture that can't be restored, which is then left out. Without it the
+                error is raised.
+
+        Raises:
+            PellucidError: as a call, when that picture's turn comes.
+        """
+        ...
+
     def describe(self) -> Report:
         """The report as it stands before any picture: model, device, precision."""
         ...
 
 
-class IdentityRestorer:
+class _Streaming:
+    """`Restorer.map`, for what can be called."""
+
+    def map(
+        self: "Restorer",
+        images: Iterable[Picture],
+        *,
+        diagnosis: str | None = None,
+        strength: float | Mapping[str, float] | Strength = 1.0,
+        on_error: Callable[[Picture, PellucidError], None] | None = None,
+    ) -> Iterator[Restoration]:
+        """See `Restorer`."""
+        with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
+            for image, opening in ahead(((image, reader.submit(_open, image)) for image in images), 1):
+                try:
+                    restoration = self(opening.result(), diagnosis=diagnosis, strength=strength)
+                except PellucidError as error:
+                    if on_error is None:
+                        raise
+                    on_error(image, error)
+                else:
+                    yield dataclasses.replace(restoration, original=image)
+
+
+def ahead(items: Iterable[T], number: int) -> Iterator[T]:
+    """The same items, each given only when so many more are begun."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > number:
+            yield waiting.popleft()
+    yield from waiting
+
+
+class IdentityRestorer(_Streaming):
     """Gives every picture back as it is: for tests, and as the zero of a comparison.
 
     >>> import torch
@@ -219,7 +280,7 @@ class IdentityRestorer:
         return Report("identity", None, "cpu", "float32", 0, (0, 0), 1.0, None, {}, {})
 
 
-class TorchRestorer:
+class TorchRestorer(_Streaming):
     """A network of pellucid, run by torch.
 
     Pictures are padded to the network's multiple (reflected, then replicated where too small). On the CPU
@@ -695,10 +756,12 @@ def _open(image: Picture) -> ImageBuffer:
         return image_from_array(image)
     if isinstance(image, Tensor):
         return image_from_tensor(image)
+    if isinstance(image, bytes):
+        return decode_image(image)
     if not isinstance(image, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(
-            f"The picture is of type {type(image).__name__}; expected a path, an array, a tensor or an "
-            "ImageBuffer. Convert it first; pellucid.image_io.decode_image reads the bytes of a file."
+            f"The picture is of type {type(image).__name__}; expected a path, bytes, an array, a tensor or "
+            "an ImageBuffer. Convert it first."
         )
     return read_image(image)
 

@@ -15,7 +15,7 @@ LAYERS = (
     {"image_io", "checkpoint", "weights", "data", "compute"},
     {"codec", "diagnosis", "labels"},  # a recognizer before the restorer, and what it is trained on
     {"restorer", "datasets"},
-    {"recipe", "folders"},  # a recipe names the sources and tasks of data, and the data sets
+    {"recipe", "folders", "one_call"},  # a recipe names the sources and tasks of data, and the data sets
     {"evaluate", "explain", "batch", "export", "convert"},
     {"train"},
     {"train_recognizer"},  # shares the training's habits

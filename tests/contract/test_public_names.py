@@ -20,6 +20,7 @@ PUBLIC = [
     "__version__",
     "load",
     "read_image",
+    "restore",
     "write_image",
 ]
 

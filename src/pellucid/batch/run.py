@@ -10,17 +10,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pellucid.batch.journal import Entry, FileState, Journal
 from pellucid.batch.plan import Reason, Settings, judge
 from pellucid.codec.pool import CodecLimits, CodecPool, ReadFile
 from pellucid.errors import InputError, OutputExistsError, PellucidError
 from pellucid.image_io import Limits, copy_image, link_image, remove_leftovers, write_bytes
-from pellucid.restorer import Progress, Report, Restoration, Restorer
+from pellucid.restorer import Progress, Report, Restoration, Restorer, ahead
 from pellucid.strength import Strength
 
-T = TypeVar("T")
 Untouched = Literal["copy", "link", "skip"]
 State = Literal["restored", "left alone", "done", "failed", "taken", "elsewhere"]
 
@@ -222,13 +221,3 @@ def key(target: Path, output: Path) -> str:
 def text(path: Path) -> str:
     """A path as text that a database holds; bytes that are no UTF-8 are escaped."""
     return path.as_posix().encode("utf-8", "backslashreplace").decode()
-
-
-def ahead(items: Iterable[T], number: int) -> Iterator[T]:
-    """The same items, each given only when so many more are begun."""
-    waiting: deque[T] = deque()
-    for item in items:
-        waiting.append(item)
-        if len(waiting) > number:
-            yield waiting.popleft()
-    yield from waiting

@@ -1,0 +1,125 @@
+"""`pellucid.restore`: one call, and what comes back is what was given."""
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pellucid import weights
+from pellucid.errors import InputError
+from pellucid.image import ImageBuffer
+from pellucid.image_io import check_writable, decode_image, encode_image
+from pellucid.restorer import TorchRestorer, load
+from pellucid.strength import Strength
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# bytes of a file, an array, a tensor, a buffer, a path, or a picture of Pillow
+Given = TypeVar("Given", bound="bytes | str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor | Image")
+SUFFIX = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "heif": ".avif"}
+_PILLOW_MODES = ("L", "RGB", "RGBA", "I;16")
+
+
+def restore(
+    image: Given,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    model: str | os.PathLike[str] = weights.DEFAULT,
+    diagnosis: str | None = None,
+    strength: float | Mapping[str, float] | Strength = 1.0,
+    guard: bool = True,
+    overwrite: bool = False,
+    device: str | None = None,
+    precision: str | None = None,
+    memory: int | None = None,
+) -> Given:
+    """Restore one picture; a second call with the same model has it loaded already.
+
+    Args:
+        image: the bytes of a picture file; an array, a tensor or an `ImageBuffer` as for `Restorer`; a
+            picture of Pillow of mode L, RGB, RGBA or I;16; or a path.
+        output: for a path, where the result goes; default: beside it, photo.jpg to photo-restored.jpg.
+        model, device, precision, memory, guard: as for `pellucid.load`.
+        diagnosis, strength: as for `Restorer`.
+        overwrite: replace what lies at `output`.
+
+    Returns:
+        The restored picture, of the type that was given: bytes of the same file format, an array of the same
+        layout and dtype, a tensor on the same device, a picture of the same mode, or the path of the output.
+
+    Raises:
+        InputError: a picture that can't be used, or an `output` for what is no path; OutputExistsError if it
+            exists. Else as `pellucid.load` and `Restorer`.
+
+    >>> import numpy as np
+    >>> restore(np.full((32, 32), 128, np.uint8)).dtype
+    dtype('uint8')
+    """
+    restorer = _load(model, device, precision, memory, guard)
+
+    def run(picture: Any) -> Any:
+        return restorer(picture, diagnosis=diagnosis, strength=strength)
+
+    if isinstance(image, (str, os.PathLike)):
+        target = _beside(Path(image)) if output is None else Path(output)
+        check_writable(target, overwrite=overwrite)
+        run(image).save(target, overwrite=overwrite)
+        return cast(Given, type(image)(target) if isinstance(image, (str, Path)) else target)
+    if output is not None:
+        raise InputError(
+            f"An output was given for a picture of type {type(image).__name__}; expected one for paths only. "
+            "Leave it out, and take what comes back."
+        )
+    if isinstance(image, bytes | bytearray):
+        picture = decode_image(bytes(image))
+        restoration = run(picture)
+        if restoration.report.untouched:
+            return image
+        return cast(Given, encode_image(restoration.image, SUFFIX[picture.source.format]))
+    if isinstance(image, ImageBuffer):
+        return run(image).image
+    if isinstance(image, Tensor):
+        return run(image).tensor
+    if isinstance(image, np.ndarray):
+        return run(image).array
+    return cast(Given, _restore_pillow(image, run))
+
+
+@lru_cache(maxsize=2)
+def _load(
+    model: str | os.PathLike[str],
+    device: str | None,
+    precision: str | None,
+    memory: int | None,
+    guard: bool,
+) -> TorchRestorer:
+    return load(model, device=device, precision=precision, memory=memory, guard=guard)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-restored{path.suffix}")
+
+
+def _restore_pillow(image: Any, run: Any) -> Any:
+    mode = getattr(image, "mode", None)
+    if not hasattr(image, "getbands"):
+        raise InputError(
+            f"The picture is of type {type(image).__name__}; expected bytes, a path, an array, a tensor, an "
+            "ImageBuffer, or a picture of Pillow. Convert it first."
+        )
+    if mode not in _PILLOW_MODES:
+        raise InputError(
+            f"The picture has Pillow's mode {mode}; expected one of {', '.join(_PILLOW_MODES)}. "
+            "Use image.convert('RGB')."
+        )
+    from PIL import Image
+
+    restored = Image.fromarray(run(np.asarray(image)).array)
+    restored.info = dict(image.info)  # profile, EXIF, resolution: Pillow writes them from here
+    return restored

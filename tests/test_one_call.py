@@ -1,0 +1,134 @@
+"""`pellucid.restore` and `Restorer.map`: what comes back has the type of what was given."""
+
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pellucid
+from pellucid.arrays import image_from_array
+from pellucid.errors import InputError, OutputExistsError, UnreadableImageError
+from pellucid.image_io import encode_image, write_image
+from pellucid.restorer import IdentityRestorer
+
+
+@pytest.fixture
+def array() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 18, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def restore(small_weights):
+    def call(image, *arguments, **options):
+        options = {"model": small_weights, "device": "cpu", "precision": "float32", "guard": False} | options
+        return pellucid.restore(image, *arguments, **options)
+
+    return call
+
+
+def test_each_type_comes_back_with_the_same_pixels(restore, array):
+    restored = restore(array)
+    assert (restored.dtype, restored.shape) == (array.dtype, array.shape)
+    assert not np.array_equal(restored, array)
+    picture = restore(Image.fromarray(array))
+    assert (picture.mode, np.array_equal(np.asarray(picture), restored)) == ("RGB", True)
+    tensor = restore(torch.from_numpy(array).permute(2, 0, 1).double() / 255)
+    assert tensor.dtype == torch.float64
+    assert np.array_equal((tensor.permute(1, 2, 0) * 255).round().numpy(), restored)
+    buffer = restore(image_from_array(array))
+    assert isinstance(buffer, pellucid.ImageBuffer)
+    data = restore(encode_image(image_from_array(array), ".png"))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), restored)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", ()), ("RGBA", (4,)), ("I;16", ())])
+def test_modes_of_pillow(restore, mode, channels):
+    dtype = np.uint16 if mode == "I;16" else np.uint8
+    pixels = np.random.default_rng(0).integers(1, 255, (16, 17, *channels)).astype(dtype)
+    given = Image.fromarray(pixels)
+    given.info["dpi"] = (300, 300)
+    restored = restore(given)
+    assert (restored.mode, restored.size, restored.info) == (mode, given.size, given.info)
+    assert np.array_equal(np.asarray(restored), restore(pixels))
+
+
+def test_a_path_goes_to_a_path(restore, array, tmp_path):
+    photo = write_image(image_from_array(array), tmp_path / "photo.png")
+    result = restore(photo)
+    assert result == tmp_path / "photo-restored.png"
+    assert np.array_equal(np.asarray(Image.open(result)), restore(array))
+    assert restore(str(photo), tmp_path / "named.png") == str(tmp_path / "named.png")
+    with pytest.raises(OutputExistsError):
+        restore(photo)
+    assert restore(photo, overwrite=True) == result
+
+
+def test_untouched_bytes_are_the_same_bytes(restore, array):
+    data = encode_image(image_from_array(array), ".jpg")
+    assert restore(data, strength=0) == data
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (7, "type int"),
+        (Image.new("P", (4, 4)), "mode P"),
+        (b"text", "not a picture"),
+        (Path("missing.png"), "no file"),
+    ],
+)
+def test_what_is_no_picture(restore, image, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=words):
+        restore(image)
+
+
+def test_an_output_is_for_paths(restore, array):
+    with pytest.raises(InputError, match="for paths only"):
+        restore(array, "out.png")
+
+
+def test_a_second_call_has_the_model_loaded(restore, array, monkeypatch):
+    restore(array)
+    monkeypatch.setattr("pellucid.one_call.load", lambda *_, **__: pytest.fail("loaded again"))
+    restore(array)
+
+
+def test_a_stream_keeps_its_order_and_runs_no_further_than_one_ahead(tmp_path):
+    taken = []
+
+    def images():
+        for number in range(6):
+            taken.append(number)
+            yield np.full((4, 4), number, np.uint8)
+
+    for number, restoration in enumerate(IdentityRestorer().map(images())):
+        assert restoration.array[0, 0] == number
+        assert len(taken) <= number + 2
+    assert len(taken) == 6
+
+
+def test_a_stream_reads_while_the_network_works(tmp_path, array, monkeypatch):
+    paths = [write_image(image_from_array(array), tmp_path / f"{number}.png") for number in range(3)]
+    opened = []
+    read = pellucid.restorer.read_image
+    monkeypatch.setattr(
+        "pellucid.restorer.read_image", lambda path: opened.append(threading.current_thread()) or read(path)
+    )
+    restorations = list(IdentityRestorer().map(paths))
+    assert [restoration.original for restoration in restorations] == paths
+    assert threading.main_thread() not in opened
+
+
+def test_a_stream_may_go_on_after_a_bad_picture(array):
+    failed = {}
+    images = [array, b"text", array]
+    assert len(list(IdentityRestorer().map(images, on_error=failed.__setitem__))) == 2
+    assert list(failed) == [b"text"]
+    assert isinstance(failed[b"text"], UnreadableImageError)
+    with pytest.raises(UnreadableImageError):
+        list(IdentityRestorer().map(images))
