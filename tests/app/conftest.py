@@ -95,7 +95,9 @@ def serve(restorer, tmp_path_factory) -> Serve:
         desk = Desk([MODEL], lambda _: restorer, folder, Limits(max_pixels=1_000_000))
         with listen(access) as bound:
             app = create_app(desk, access, **options)
-            server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="on"))
+            server = uvicorn.Server(
+                uvicorn.Config(app, log_level="error", ws="none", lifespan="on", timeout_graceful_shutdown=1)
+            )
             thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
             thread.start()
             deadline = time.monotonic() + 60

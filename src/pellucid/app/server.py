@@ -2,9 +2,11 @@
 
 import base64
 import binascii
+import signal
 import socket
 import sys
 import webbrowser
+from types import FrameType
 from typing import Any
 
 import gradio as gr
@@ -140,6 +142,11 @@ class _Server(uvicorn.Server):
                 webbrowser.open(address)
 
 
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """End the way Ctrl-C does, so that what is under way is removed."""
+    sys.exit(128 + number)
+
+
 def run(app: FastAPI, bound: socket.socket, *, open_browser: bool = False) -> None:
     """Serve until Ctrl-C or a signal.
 
@@ -158,6 +165,7 @@ def run(app: FastAPI, bound: socket.socket, *, open_browser: bool = False) -> No
         proxy_headers=False,
         timeout_graceful_shutdown=2,
     )
+    signal.signal(signal.SIGTERM, _leave)  # which uvicorn raises again once it has stopped
     server = _Server(config)
     server.open_browser = open_browser
     server.run(sockets=[bound])

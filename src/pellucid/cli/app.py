@@ -49,33 +49,33 @@ def app(
     Listens on loopback by default, for this machine alone. Another address needs a token, or --public. See
     docs/app.md.
     """
-    tokens = given_tokens(token_file)
-    try:
-        import gradio
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} is not installed, which the page needs. "
-            "Install it with: pip install 'pellucid[app]'"
-        ) from error
-    del gradio
     from pellucid.access import Access, listen
-    from pellucid.app.desk import Desk, Options, offered
-    from pellucid.app.server import create_app, run
-    from pellucid.cli._shared import describe
-    from pellucid.image_io import Limits
 
+    largest, tokens = parse_size(max_bytes), given_tokens(token_file)
     hosts = tuple(name.lower() for name in allow_host or ())
     access = Access(host, port, tokens, public, hosts=hosts)
-
-    def load(name: str) -> "TorchRestorer":
-        return load_restorer(name, device, precision, memory, guard=True)
-
-    limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
-    with listen(access) as bound, tempfile.TemporaryDirectory(prefix="pellucid-app-") as folder:
-        desk = Desk(offered(model), load, Path(folder).resolve(), limits)
+    with listen(access) as bound:  # refused before anything is loaded
         try:
-            say(describe(desk.restorer(Options(desk.models[0])).describe()))
-            page = create_app(desk, access, max_bytes=parse_size(max_bytes))
-            run(page, bound, open_browser=open_browser)
-        finally:
-            desk.close()
+            import gradio
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"{error.name} is not installed, which the page needs. "
+                "Install it with: pip install 'pellucid[app]'"
+            ) from error
+        del gradio
+        from pellucid.app.desk import Desk, Options, offered
+        from pellucid.app.server import create_app, run
+        from pellucid.cli._shared import describe
+        from pellucid.image_io import Limits
+
+        def load(name: str) -> "TorchRestorer":
+            return load_restorer(name, device, precision, memory, guard=True)
+
+        limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
+        with tempfile.TemporaryDirectory(prefix="pellucid-app-") as folder:
+            desk = Desk(offered(model), load, Path(folder).resolve(), limits)
+            try:
+                say(describe(desk.restorer(Options(desk.models[0])).describe()))
+                run(create_app(desk, access, max_bytes=largest), bound, open_browser=open_browser)
+            finally:
+                desk.close()
