@@ -75,7 +75,14 @@ def test_a_killed_run_claims_nothing_but_is_remembered(tmp_path):
         process.kill()
         process.communicate()
         assert "a.png" in journal.claims()
-        assert journal.claim("a.png").broken_since is not None
+        since = journal.claims()["a.png"]
+        assert journal.claim("a.png").broken_since == since
+    # This one ended in good order, but did nothing: whoever wrote the picture, it was begun then.
+    with Journal(tmp_path) as journal:
+        assert journal.claim("a.png").broken_since == since
+        journal.record(entry(target="a.png"))
+    with Journal(tmp_path) as journal:
+        assert journal.claim("a.png").broken_since is None
 
 
 def test_a_journal_that_is_none(tmp_path):

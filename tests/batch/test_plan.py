@@ -66,6 +66,14 @@ def test_what_a_killed_run_left_is_ours(pair):
     assert judge(target, target, None, NOW, broken_since=since) == "done"  # in place: it is restored already
 
 
+def test_a_link_that_a_killed_run_left_is_ours(pair):
+    source, target, _ = pair
+    target.unlink()
+    target.hardlink_to(source)
+    assert judge(source, target, None, NOW) == "taken"
+    assert judge(source, target, None, NOW, broken_since=source.stat().st_mtime + 60) == "new"
+
+
 def test_failures_wait_until_they_are_asked_for(pair):
     source, target, entry = pair
     target.unlink()

@@ -175,6 +175,19 @@ def test_killed_at_any_moment_it_goes_on(run, options, tmp_path):
         assert (out / path.name).read_bytes() == path.read_bytes()
 
 
+def test_what_another_run_ends_meanwhile_is_done(run, options, folder, tmp_path, monkeypatch):
+    """It reads the journal as it was before the other run wrote a picture, and the folder as it is after."""
+    from pellucid.batch.journal import Journal
+
+    out = tmp_path / "out"
+    assert run("restore", folder, "-o", out, *options).code == 0
+    answers = [{}]
+    entries = Journal.entries
+    monkeypatch.setattr(Journal, "entries", lambda self: answers.pop() if answers else entries(self))
+    result = run("restore", folder, "-o", out, "--json", *options)
+    assert (result.code, set(states(result).values())) == (0, {"done"})
+
+
 def test_two_runs_share_the_work(run, options, tmp_path):
     for number in range(10):
         save(tmp_path / "in" / f"{number}.png", number, (96, 96))

@@ -86,6 +86,7 @@ class Journal:
     def __init__(self, output: Path) -> None:
         self.folder = output / FOLDER
         self._run = uuid.uuid4().hex
+        self._inherited = set[str]()  # claims that runs had which were killed
         with self._sentence():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._lock_of(self._run)
@@ -106,9 +107,14 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Give up what this run claims."""
+        """Give up what this run claims; what a killed run had begun stays known as such until it is done."""
         with self._sentence():
-            self._database.execute("DELETE FROM claims WHERE run = ?", (self._run,))
+            own = self._database.execute("SELECT target FROM claims WHERE run = ?", (self._run,)).fetchall()
+            with self._transaction():
+                self._database.executemany(
+                    "DELETE FROM claims WHERE target = ?",
+                    [row for row in own if row[0] not in self._inherited],
+                )
             self._database.close()
         self._lock.release()
         self._forget(self._run)
@@ -130,10 +136,16 @@ class Journal:
             found = self._database.execute(
                 "SELECT run, since FROM claims WHERE target = ?", (target,)
             ).fetchone()
-            if found is not None and found[0] != self._run and self._lives(found[0]):
-                return None
-            since = None if found is None else float(found[1])
-            self._database.execute("REPLACE INTO claims VALUES (?, ?, ?)", (target, self._run, time.time()))
+            since: float | None = None
+            if found is not None and found[0] != self._run:
+                if self._lives(found[0]):
+                    return None
+                self._inherited.add(target)
+            if found is not None and target in self._inherited:
+                since = float(found[1])
+            # The first of several runs that were killed over a picture may be the one that wrote it.
+            begun = time.time() if since is None else since
+            self._database.execute("REPLACE INTO claims VALUES (?, ?, ?)", (target, self._run, begun))
             row = self._database.execute(
                 f"SELECT {_COLUMNS} FROM pictures WHERE target = ?", (target,)
             ).fetchone()
@@ -147,6 +159,7 @@ class Journal:
                 (*_row(entry), time.time()),
             )
             self._database.execute("DELETE FROM claims WHERE target = ?", (entry.target,))
+        self._inherited.discard(entry.target)
 
     def describe(self, settings_hash: str, settings: Mapping[str, Any]) -> None:
         """Keep what a hash of settings stands for."""
@@ -198,7 +211,8 @@ class Claim:
 
     Attributes:
         entry: what was done with it, by any run.
-        broken_since: when a run that was killed had claimed it, in seconds since 1970; none if none had.
+        broken_since: when the first run that was killed over it claimed it, in seconds since 1970; none if
+            none was.
     """
 
     entry: Entry | None

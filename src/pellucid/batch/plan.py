@@ -61,14 +61,15 @@ def judge(
     """
     found = FileState.of(target)
     in_place = os.path.realpath(source) == os.path.realpath(target)
-    # What a killed run put there appeared whole, and after it began; clocks of files are coarse.
-    own = found is not None and broken_since is not None and found.mtime_ns >= (broken_since - 1) * 1e9
-    if own:
-        return "done" if in_place else "new"
-    # One that was linked changes with its input.
-    linked = (
-        found is not None and entry is not None and entry.state == "left alone" and target.samefile(source)
-    )
+    linked = found is not None and not in_place and _is_link(source, target)
+    # What a killed run put there appeared whole, and after it began; clocks of files are coarse. A link has
+    # the time of its input.
+    if found is not None and broken_since is not None:
+        if linked:
+            return "new"
+        if found.mtime_ns >= (broken_since - 1) * 1e9:
+            return "done" if in_place else "new"
+    linked = linked and entry is not None and entry.state == "left alone"  # it changes with its input
     if found is not None and not linked and (entry is None or found != entry.output):
         return "asked" if overwrite else "taken"
     if entry is None:
@@ -82,6 +83,13 @@ def judge(
     if found is None and entry.output is not None:
         return "gone"
     return "done" if in_place or is_same(source, entry) else "changed"
+
+
+def _is_link(source: Path, target: Path) -> bool:
+    try:
+        return target.samefile(source)
+    except OSError:
+        return False
 
 
 def is_same(source: Path, entry: Entry) -> bool:

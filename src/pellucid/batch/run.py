@@ -4,6 +4,7 @@ A process that a broken file takes down costs that picture alone. What is writte
 restoration without all this writes.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from pellucid.strength import Strength
 Untouched = Literal["copy", "link", "skip"]
 State = Literal["restored", "left alone", "done", "failed", "taken", "elsewhere"]
 
-AHEAD = 1  # pictures that are read, and that are written, beside the one on the network
+MOST_LANES = 8  # beside a GPU
 SECONDS = 600.0  # that one picture may take to be read or encoded
 
 
@@ -87,8 +88,9 @@ class Batch:
         self._overwrite, self._retry_failed, self._hash = overwrite, retry_failed, settings.hash
         pixels = (limits or Limits()).max_pixels
         # What decoding takes, and some to spare; a file that promises less than it takes is stopped there.
-        self._codec = CodecPool(CodecLimits(2, SECONDS, 2**30 + 80 * pixels, pixels, 2**40))
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._lanes = count_lanes(restorer.describe().device)
+        self._codec = CodecPool(CodecLimits(2 * self._lanes, SECONDS, 2**30 + 80 * pixels, pixels, 2**40))
+        self._writer = ThreadPoolExecutor(self._lanes, thread_name_prefix="writer")
         self._unrecorded: deque[tuple[Future[Outcome], _Claimed]] = deque()
         journal.describe(settings.hash, settings.values)
 
@@ -106,8 +108,8 @@ class Batch:
 
         `progress` is told of the picture on the network.
         """
-        begun = ahead((self._begin(s) if isinstance(s, Job) else s for s in steps), AHEAD)
-        for result in ahead((self._restore(step, progress) for step in begun), AHEAD):
+        begun = ahead((self._begin(s) if isinstance(s, Job) else s for s in steps), self._lanes)
+        for result in ahead((self._restore(step, progress) for step in begun), self._lanes):
             if isinstance(result, Outcome):
                 yield result
                 continue
@@ -211,6 +213,15 @@ class _Claimed:
     replaces: bool  # something stands there, which this run may replace
     sha256: str | None = None
     read_seconds: float = 0.0
+
+
+def count_lanes(device: str) -> int:
+    """How many pictures are read, and how many written, beside the one on the network.
+
+    A network on the CPU has its cores to itself but for one picture each way; a GPU is faster than one core
+    reads and writes.
+    """
+    return 1 if device == "cpu" else min(MOST_LANES, max(1, (os.cpu_count() or 1) // 2))
 
 
 def key(target: Path, output: Path) -> str:

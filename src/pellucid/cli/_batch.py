@@ -13,6 +13,7 @@ from pellucid.batch.plan import Reason, Settings, judge, matches, parse_since
 from pellucid.batch.run import Batch, Job, Outcome, Untouched, key
 from pellucid.checkpoint import hash_file
 from pellucid.cli._interrupt import stop_if_interrupted
+from pellucid.cli._jobs import Job as PlannedJob
 from pellucid.cli._jobs import Jobs, refuse_taken
 from pellucid.cli._progress import Bars, print_failures
 from pellucid.cli._shared import describe, load_restorer, print_json, say
@@ -77,10 +78,16 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
     if dry_run:
         _tell(todo)
         return True
-    outcomes, awaited = list[Outcome](), {job.target for job in todo}
+    # Counts and failures, no reports: there may be millions.
+    counts, failures = Counter[str](), list(plan.unreadable)
+    awaited = {job.target for job in todo}
     with Bars([job.source for job in todo], visible=not options.quiet) as bars:
         for outcome in _run(steps, todo, output, options, bars):
-            outcomes.append(outcome)
+            if outcome.error is None:
+                counts[outcome.state] += 1
+            else:
+                failures.append((outcome.job.source, str(outcome.error)))
+                counts["failed before"] += outcome.job.reason == "failed"
             if options.as_json:
                 print_json(_row(outcome))
             if outcome.job.target in awaited:
@@ -90,9 +97,8 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
         if options.as_json:
             problem = {"type": "InputError", "message": message}
             print_json({"input": str(path), "output": None, "ok": False, "error": problem})
-    failures = [*plan.unreadable, *((o.job.source, str(o.error)) for o in outcomes if o.error is not None)]
     if not options.quiet:
-        say(_summary(outcomes, len(failures), plan.skipped))
+        say(_summary(counts, len(failures), plan.skipped))
     if failures:
         print_failures(failures)
     return not failures
@@ -100,25 +106,31 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
 
 def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
     """Each picture: a job, or what is known of it already."""
-    entries, claims, settings_hash = dict[str, Entry](), dict[str, float](), ""
-    if Journal.exists(output):
-        with Journal(output) as journal:
-            entries, claims = journal.entries(), journal.claims()
-    if entries:
-        settings_hash = _settings(options).hash
+    claims, entries = _known(output)
+    settings_hash = _settings(options).hash if entries else ""
     steps: list[Job | Outcome] = []
-    for planned in plan.jobs:
+
+    def judged(planned: PlannedJob) -> tuple[Reason, Entry | None]:
         name = key(planned.target, output)
-        entry = entries.get(name)
         reason = judge(
             planned.source,
             planned.target,
-            entry,
+            entries.get(name),
             settings_hash,
             overwrite=options.overwrite,
             retry_failed=options.retry_failed,
             broken_since=claims.get(name),
         )
+        return reason, entries.get(name)
+
+    found = [judged(planned) for planned in plan.jobs]
+    if any(reason == "taken" for reason, _ in found) and Journal.exists(output):
+        # Another run may have put them there since the journal was read.
+        claims, entries = _known(output)
+        settings_hash = _settings(options).hash
+    for planned, (reason, entry) in zip(plan.jobs, found, strict=True):
+        if reason == "taken":
+            reason, entry = judged(planned)
         job = Job(planned.source, planned.target, reason)
         try:
             refuse_taken(planned, overwrite=reason != "taken")
@@ -131,6 +143,14 @@ def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
         else:
             steps.append(Outcome(job, "done") if reason == "done" else job)
     return steps
+
+
+def _known(output: Path) -> tuple[dict[str, float], dict[str, Entry]]:
+    """Claims and entries of the journal, in this order: what another run ends meanwhile is in one of them."""
+    if not Journal.exists(output):
+        return {}, {}
+    with Journal(output) as journal:
+        return journal.claims(), journal.entries()
 
 
 def _run(
@@ -202,13 +222,12 @@ def _tell(todo: list[Job]) -> None:
     say(f"{len(todo)} would be restored; nothing was done")
 
 
-def _summary(outcomes: list[Outcome], failed: int, skipped: int) -> str:
-    counts = Counter(outcome.state for outcome in outcomes if outcome.error is None)
+def _summary(counts: Counter[str], failed: int, skipped: int) -> str:
     parts = [f"{counts['restored'] + counts['left alone']} restored"]
     if counts["left alone"]:
         parts[0] += f" ({counts['left alone']} of them left alone, nothing is wrong; see --no-guard)"
     parts.append(f"{failed} failed")
-    if known := sum(outcome.job.reason == "failed" for outcome in outcomes):
+    if known := counts["failed before"]:
         parts[1] += f" ({known} before; --retry-failed tries them again)"
     if counts["done"]:
         parts.append(f"{counts['done']} done before")
