@@ -204,6 +204,17 @@ def test_progress_and_cancel(tab, photo, restorer, monkeypatch):
     restore(tab)
 
 
+def test_a_name_is_only_a_name(tab, photo, tmp_path):
+    name = "${1+1} {{value}} <img src=x onerror=alert(1)>.jpg"
+    (tmp_path / name).write_bytes(photo().read_bytes())
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / name).write_bytes(b"no picture")
+    drop(tab, tmp_path / name, tmp_path / "bad" / name)
+    restore(tab)
+    told = tab.inner_text("#status")
+    assert "1+1" in told and "value" in told and not tab.locator("#status img").count()
+
+
 def test_paste_and_examples(tab, photo):
     tab.get_by_role("img", name="Rain", exact=True).click()
     tab.wait_for_function("document.querySelector('#status').innerText.includes('rainy_cup.jpg')")

@@ -176,3 +176,14 @@ def test_the_models_that_are_offered():
 def test_sessions_are_apart(desk: Desk, photo):
     list(desk.session("a").restore([photo()], OPTIONS))
     assert desk.session("a").items and not desk.session("b").items
+
+
+def test_who_did_not_say_goodbye_is_gone_after_hours(desk: Desk, photo):
+    session = desk.session("a")
+    list(session.restore([photo()], OPTIONS))
+    desk.session("b")
+    assert session.folder.exists()
+    session.used -= 7 * 3600
+    desk.session("b")
+    assert not session.folder.exists()
+    assert desk.session("a") is not session

@@ -36,6 +36,7 @@ from pellucid.registry import unknown_name
 from pellucid.restorer import Report, Restoration, TorchRestorer
 from pellucid.strength import Strength
 
+IDLE = 6 * 3600.0  # seconds after which a browser that did not say goodbye is taken to be gone
 Load = Callable[[str], TorchRestorer]
 _SUFFIX = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "heif": ".avif"}
 
@@ -136,6 +137,7 @@ class Desk:
         self._load, self._loading = load, threading.Lock()
         self._restorers: dict[str, TorchRestorer] = {}
         self._sessions: dict[str, Session] = {}
+        self._opening = threading.Lock()
 
     def restorer(self, options: Options) -> TorchRestorer:
         """The restorer that the options ask for.
@@ -165,9 +167,16 @@ class Desk:
         return list(restorer.network.config.prompts) if restorer.spec.guided else []  # type: ignore[union-attr, arg-type]
 
     def session(self, key: str) -> "Session":
-        """The session of a browser, opened at its first call."""
-        if key not in self._sessions:
-            self._sessions[key] = Session(self, Path(tempfile.mkdtemp(prefix="session-", dir=self.folder)))
+        """The session of a browser, opened at its first call; those that nobody used for long are closed."""
+        now = time.monotonic()
+        with self._opening:
+            if key not in self._sessions:
+                folder = Path(tempfile.mkdtemp(prefix="session-", dir=self.folder))
+                self._sessions[key] = Session(self, folder)
+            self._sessions[key].used = now
+            idle = [name for name, one in self._sessions.items() if now - one.used > IDLE and not one.running]
+        for name in idle:
+            self.leave(name)
         return self._sessions[key]
 
     def leave(self, key: str) -> None:
@@ -190,9 +199,15 @@ class Session:
         self.items: list[Item] = []
         self.failures: list[tuple[str, str]] = []  # name and sentence
         self.count, self.canceled = 0, False
+        self.used = time.monotonic()
         self._stop, self._runs = threading.Event(), 0
         self._run: threading.Thread | None = None
         self._sources: dict[str, Path] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return self._run is not None and self._run.is_alive()
 
     def look(self, file: str | os.PathLike[str]) -> Looked:
         """Read a picture and say what is wrong with it.

@@ -36,6 +36,8 @@ class Page:
     def __init__(self, desk: Desk, language: str = "en") -> None:
         self.desk, self.words = desk, read_sentences(language)
         self.theme = _theme()
+        # Words of Gradio's own that its translations lack.
+        self.i18n = gr.I18n(**{language: {"common.upload": self.words["more"]}})
         self.css = _read("page.css")
         self.js = _read("page.js").replace("WORDS", json.dumps({"paste_none": self.words["paste_none"]}))
         self.blocks = self._lay_out()

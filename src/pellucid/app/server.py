@@ -118,6 +118,7 @@ def create_app(desk: Desk, access: Access, *, max_bytes: int | None = None) -> F
         show_error=True,
         max_file_size=max_bytes,
         ssr_mode=False,
+        i18n=page.i18n,
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
