@@ -70,17 +70,19 @@ class Service:
 
     def memory(self) -> dict[str, float]:
         """Resident MB of the service itself, and of all its processes (shared pages counted once)."""
-        own = _pss(self.process.pid)
-        return {"service": own, "all": own + sum(_pss(child) for child in _below(self.process.pid))}
+        own = pss(self.process.pid)
+        return {"service": own, "all": own + sum(pss(child) for child in below(self.process.pid))}
 
 
-def _below(pid: int) -> Iterator[int]:
+def below(pid: int) -> Iterator[int]:
+    """The processes that a process has started, and those that these have."""
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         yield int(child)
-        yield from _below(int(child))
+        yield from below(int(child))
 
 
-def _pss(pid: int) -> float:
+def pss(pid: int) -> float:
+    """MB of memory, pages that several processes share counted in shares; 0 for one that is gone."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
