@@ -308,6 +308,7 @@ def restore(*arguments, call=TorchRestorer.__call__, **options):
     return call(*arguments, **options)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
     TorchRestorer.__call__ = restore
     main()
 """
