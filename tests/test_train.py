@@ -375,7 +375,8 @@ def test_two_processes_learn_as_one_and_outlive_a_lost_one(photos: Path, tmp_pat
 
     code, said = run_processes(tmp_path / "lost", photos, 2, lost_at=12)
     assert code not in (0, None)
-    assert "Another of the 2 processes of this run ended" in said
+    # Which of the two sees it first is chance: the loop, or the launcher that watches its children.
+    assert "Another of the 2 processes of this run ended" in said or "terminated with code -9" in said
     assert run_processes(tmp_path / "lost", photos, 2)[0] == 0
     resumed, straight = state(tmp_path / "lost" / "run"), state(tmp_path / "two" / "run")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)

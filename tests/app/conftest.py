@@ -84,7 +84,7 @@ class Running:
 Serve = Callable[..., contextlib.AbstractContextManager[Running]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def serve(restorer, tmp_path_factory) -> Serve:
     """`with serve(access) as running:` opens a page."""
 
@@ -113,7 +113,7 @@ def serve(restorer, tmp_path_factory) -> Serve:
     return open_page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(serve: Serve) -> Iterator[Running]:
     with serve() as one:
         yield one
