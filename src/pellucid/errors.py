@@ -19,6 +19,7 @@ PellucidError           what pellucid raises on purpose                         
 │   ├── NonFiniteOutputError      NaN or infinity, also in float32                       HTTP 500, exit 4
 │   ├── MemoryBudgetError         can't be done within the memory given                  HTTP 507, exit 4
 │   └── UnsupportedDtypeError     the device or the network can't compute in this dtype  HTTP 500, exit 4
+├── ExportError             an exported network that does not give the network's result    HTTP 500, exit 4
 ├── TrainingError           a training that could not go on                              HTTP 500, exit 4
 ├── RecipeError             all faults of a recipe at once                               HTTP 422, exit 2
 └── ServiceError            a request that the service can't answer as asked             HTTP 500, exit 4
@@ -145,6 +146,12 @@ class MemoryBudgetError(RestorationError):
 
 class UnsupportedDtypeError(RestorationError):
     """The device or the network can't compute in this dtype."""
+
+
+class ExportError(PellucidError):
+    """An exported network that does not give the network's result; nothing was written."""
+
+    exit_code = 4
 
 
 class TrainingError(PellucidError):

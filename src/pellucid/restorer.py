@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pellucid import compute, models, weights
+from pellucid import compute, engines, models, weights
 from pellucid.arrays import array_from_image, image_from_array, image_from_tensor
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.compute import Precision, Probe
 from pellucid.diagnosis import DEFAULT as RECOGNIZER
 from pellucid.diagnosis import Recognizer
+from pellucid.engines import Engine
 from pellucid.errors import (
     InputError,
     MemoryBudgetError,
@@ -68,6 +69,8 @@ class Report:
         recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
             did not run.
         strips: how the picture was restored whole, in strips; none if it was cut into tiles, or left alone.
+        engine: what ran the network: "torch", "onnxruntime" or "openvino".
+        engine_seconds: what each engine took in the probe that chose, or none if nothing was to choose.
     """
 
     model: str
@@ -82,6 +85,8 @@ class Report:
     seconds: dict[str, float]
     recognized: dict[str, Any] | None = None
     strips: StripPlan | None = None
+    engine: str = "torch"
+    engine_seconds: dict[str, float] | None = None
 
     @property
     def untouched(self) -> bool:
@@ -288,6 +293,8 @@ class TorchRestorer(_Streaming):
     `pellucid.strips`). Where that can't be, on other devices, and for a network watched through hooks, which
     would not see its strips, they are cut into feathered tiles, run in channels_last. Running out of memory
     means tiles, then smaller ones.
+
+    Another engine, if there is one, runs what fits into one piece, and tiles; strips are torch's.
     """
 
     def __init__(
@@ -303,6 +310,7 @@ class TorchRestorer(_Streaming):
         memory: int | None = None,
         guard: bool = False,
         recognizer: Recognizer | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """Wrap `network`, which is moved to the device and frozen.
 
@@ -320,6 +328,7 @@ class TorchRestorer(_Streaming):
             guard: give a picture back as it is where the recognizer surely finds nothing wrong.
             recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
                 one, loaded when it is first asked.
+            engine: of an exported file; then the network need only have its `config`.
 
         Raises:
             InputError: no such device, or memory below 1.
@@ -348,6 +357,10 @@ class TorchRestorer(_Streaming):
         self.guard, self._recognizer = guard, recognizer
         self._asked_precision: Precision | None = precision
         self._probe: Probe | None = None
+        self.engine = engine
+        self._engine_seconds: dict[str, float] | None = None
+        if engine is not None and engine.header is not None:
+            self._probe = Probe("float32", {}, 0, None, engine.header.bytes_per_pixel)
 
     @property
     def probe(self) -> Probe:
@@ -367,11 +380,74 @@ class TorchRestorer(_Streaming):
             self._probe = _PROBES[key]
         return self._probe
 
+    @property
+    def precision(self) -> Precision:
+        """What is computed in."""
+        return self.probe.precision if self.engine is None else "float32"
+
+    def choose_engine(self, name: str) -> None:
+        """Let an engine run the network: one of `engines.ENGINES`, or "auto" for the fastest here.
+
+        What must be exported or measured for that is remembered in the user's cache folder.
+
+        Raises:
+            InputError: no such engine, it is not installed, or the device is not the CPU.
+            UnsupportedDtypeError: another engine than torch is to compute in bf16.
+            ExportError: the engine does not give the network's result.
+        """
+        engines.check_engine(name)
+        bf16 = self._asked_precision == "bf16"
+        if name == "torch" or (name == "auto" and (bf16 or self.device.type != "cpu")):
+            return
+        if self.device.type != "cpu":
+            raise InputError(f"{name} runs on the CPU only; the device is {self.device}. Give --device cpu.")
+        if bf16:
+            raise UnsupportedDtypeError(
+                f"{name} computes in float32 only; bf16 was asked for. Take --engine torch."
+            )
+        found = engines.prepare(name, self.network, self.spec, self.header())
+        if name != "auto":
+            self.engine = found[name]
+            return
+        picture, prompt = compute.probe_picture(256)[0], 0 if self.spec.guided else None
+
+        def run_by(engine: Engine | None) -> Callable[[], object]:
+            def run() -> None:
+                self.engine = engine
+                self._restore(picture, prompt, None)
+
+            return run
+
+        runs = {"torch": run_by(None)} | {name: run_by(engine) for name, engine in found.items()}
+        choice = engines.choose(runs, self.weights_sha256, self._asked_precision)
+        self.engine, self._engine_seconds = found.get(choice.engine), choice.seconds
+
+    def header(self) -> engines.Header:
+        """What an exported file of the network says about itself."""
+        return engines.Header(
+            self.spec.name,
+            dataclasses.asdict(self.network.config),  # type: ignore[arg-type]
+            self.name,
+            self.weights_sha256,
+            self.provenance,
+            self.probe.bytes_per_pixel,
+        )
+
     def describe(self) -> Report:
         """The report before any picture."""
-        precision = self.probe.precision
         return Report(
-            self.name, self.weights_sha256, self.device.type, precision, 0, (0, 0), 1.0, None, {}, {}
+            self.name,
+            self.weights_sha256,
+            self.device.type,
+            self.precision,
+            0,
+            (0, 0),
+            1.0,
+            None,
+            {},
+            {},
+            engine="torch" if self.engine is None else self.engine.name,
+            engine_seconds=self._engine_seconds,
         )
 
     def __call__(
@@ -410,6 +486,7 @@ class TorchRestorer(_Streaming):
             tiles=1 if whole else len(plan),
             tile_size=self._padded(degraded.pixels) if whole else (plan.tile_height, plan.tile_width),
             strips=plan if whole else None,
+            engine="torch" if whole else report.engine,
             guards=guards,
             seconds=report.seconds | {"restore": time.perf_counter() - opened},
         )
@@ -472,7 +549,7 @@ class TorchRestorer(_Streaming):
         """The network's (3, H, W) for a (3, H, W), the plan that worked, and the guards' verdicts."""
         _, height, width = degraded.shape
         replanned = False
-        if strips := self._plan_strips(*self._padded(degraded), self.probe.precision):
+        if strips := self._plan_strips(*self._padded(degraded), self.precision):
             try:
                 restored, strips, redone = self._restore_strips(degraded, strips, prompt, progress)
                 return restored, strips, {"redone_in_float32": redone, "replanned": False}
@@ -531,8 +608,11 @@ class TorchRestorer(_Streaming):
     def _plan_strips(self, height: int, width: int, precision: Precision) -> StripPlan | None:
         if not self._has_strips:
             return None
-        if height * width < min(int(self.network.strips_from), self._tile_pixels() + 1):  # type: ignore[arg-type]
-            return None  # it fits in one tile, which is the whole too, and is faster
+        faster = self._tile_pixels() + 1  # one tile is the whole too
+        if self.engine is None:
+            faster = min(int(self.network.strips_from), faster)  # type: ignore[arg-type]
+        if height * width < faster:
+            return None
         _, disk = compute.choose_scratch()
         return plan_strips(
             height, width, self.strip_cost(precision), _DTYPES[precision], memory=self._budget(), disk=disk
@@ -542,7 +622,7 @@ class TorchRestorer(_Streaming):
         self, degraded: Tensor, plan: StripPlan, prompt: int | None, progress: Progress | None
     ) -> tuple[Tensor, StripPlan, bool]:
         """The network's (3, H, W), the plan that was kept, and whether it had to be redone in float32."""
-        size, planned = self._padded(degraded), self.probe.precision
+        size, planned = self._padded(degraded), self.precision
 
         def run(precision: Precision) -> Tensor:
             nonlocal plan
@@ -631,7 +711,7 @@ class TorchRestorer(_Streaming):
 
     def _finite(self, run: Callable[[Precision], Tensor]) -> tuple[Tensor, bool]:
         """What `run` gives in the precision that was chosen, else in float32, and whether it had to be."""
-        precision = self.probe.precision
+        precision = self.precision
         restored = run(precision)
         if _is_finite(restored):
             return restored, False
@@ -648,6 +728,8 @@ class TorchRestorer(_Streaming):
     @torch.inference_mode()
     def _run(self, degraded: Tensor, precision: Precision, prompt: int | None = 0) -> Tensor:
         """The network's output in float32 for (1, 3, h, w) on the device, sides being its multiples."""
+        if self.engine is not None:
+            return self.engine(degraded, prompt)
         arguments = [degraded.contiguous(memory_format=torch.channels_last)]
         if self.spec.guided:
             arguments.append(torch.tensor([prompt], device=self.device))
@@ -666,21 +748,27 @@ def load(
     precision: str | None = None,
     memory: int | None = None,
     guard: bool = True,
+    engine: str = "torch",
 ) -> TorchRestorer:
-    """A restorer by the name of its weights, or from a checkpoint file.
+    """A restorer by the name of its weights, or from a checkpoint file or an exported one.
 
     Args:
-        name_or_path: a name as in `pellucid models`, or a path to a `.safetensors` file of pellucid.
+        name_or_path: a name as in `pellucid models`, or a path to a `.safetensors` file of pellucid, or to a
+            file of `pellucid export`, ending in `.onnx` or `.xml`; its engine runs that.
         device: "cuda", "mps" or "cpu"; default: the first of them that works.
         precision: "float32" or "bf16"; default: chosen by a probe.
         memory: bytes that a restoration may take; default: half of what is free.
         guard: give a picture back as it is where the recognizer surely finds nothing wrong.
+        engine: "torch"; "onnxruntime" or "openvino" (extra `export`), which run pictures that fit in one
+            piece, on the CPU in float32, from a file that is exported once; or "auto", the fastest of them
+            by a short probe, remembered for this machine.
 
     Raises:
         UnknownNameError: no such weights.
         CheckpointError: a file that can't be used; HashMismatchError if embedded weights were altered.
-        InputError: neither a name nor a path, no such device, or memory below 1.
-        UnsupportedDtypeError: no such precision.
+        InputError: neither a name nor a path, no such device or engine, or memory below 1.
+        UnsupportedDtypeError: no such precision, or not by this engine.
+        ExportError: the engine does not give the network's result.
 
     >>> load("nonsense")
     Traceback (most recent call last):
@@ -691,7 +779,10 @@ def load(
             f"The model is of type {type(name_or_path).__name__}; expected the name of weights or a path. "
             "The names are listed by: pellucid models"
         )
+    engines.check_engine(engine)
     file = weights.find(name_or_path)
+    if file.path.suffix in engines.EXPORTED_SUFFIXES:
+        return _load_exported(file.path, device, precision, memory, guard, engine)
     checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
     spec = models.get(checkpoint.model)
     if not spec.restores:
@@ -699,16 +790,55 @@ def load(
             f"{file.name} holds a {spec.name}, which restores nothing; expected weights of "
             f"{', '.join(models.restoring())}. It is asked by: pellucid recognize"
         )
-    return TorchRestorer(
+    elsewhere = engine not in ("torch", "auto")
+    restorer = TorchRestorer(
         checkpoint.build(),
         spec,
         name=file.name,
         weights_sha256=file.sha256 or hash_file(file.path),
         provenance=checkpoint.provenance,
-        device=device,
-        precision=precision,
+        device="cpu" if elsewhere and device is None else device,
+        precision="float32" if elsewhere and precision is None else precision,
         memory=memory,
         guard=guard,
+    )
+    restorer.choose_engine(engine)
+    return restorer
+
+
+class _Exported(nn.Module):
+    """Stands where a network would, for an engine that runs a file: it only has the configuration."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+
+def _load_exported(
+    path: Path, device: str | None, precision: str | None, memory: int | None, guard: bool, asked: str
+) -> TorchRestorer:
+    engine = engines.open_engine(path)
+    header = engine.header
+    spec = models.get(header.model)
+    if asked not in ("torch", "auto", engine.name):  # "torch" is what nobody needs to say
+        raise InputError(f"{path} is run by {engine.name}, not by {asked}. Leave --engine out.")
+    if device not in (None, "cpu"):
+        raise InputError(f"{path} is run on the CPU; the device given is {device}. Leave --device out.")
+    if precision not in (None, "float32"):
+        raise UnsupportedDtypeError(
+            f"{path} is computed in float32; the precision given is {precision}. Leave --precision out."
+        )
+    return TorchRestorer(
+        _Exported(spec.config_from(header.config)),
+        spec,
+        name=header.name,
+        weights_sha256=header.weights_sha256,
+        provenance=header.provenance,
+        device="cpu",
+        precision="float32",
+        memory=memory,
+        guard=guard,
+        engine=engine,
     )
 
 

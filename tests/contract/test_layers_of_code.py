@@ -13,10 +13,15 @@ LAYERS = (
     {"strips"},  # of layers; networks describe theirs in their own files
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},
-    {"codec", "diagnosis", "labels"},  # a recognizer before the restorer, and what it is trained on
+    {
+        "codec",
+        "diagnosis",
+        "engines",
+        "labels",
+    },  # a recognizer before the restorer, and what it is trained on
     {"restorer", "datasets"},
     {"recipe", "folders", "one_call"},  # a recipe names the sources and tasks of data, and the data sets
-    {"evaluate", "explain", "batch", "export", "convert"},
+    {"evaluate", "explain", "batch", "convert"},
     {"train"},
     {"train_recognizer"},  # shares the training's habits
     {"service", "app"},  # doors of their own

@@ -41,6 +41,7 @@ class Options:
     device: str | None
     precision: str | None
     memory: str | None
+    engine: str
     prompt: str | None
     strength: Strength
     guard: bool
@@ -163,7 +164,12 @@ def _run(
     settings = _settings(options)
     preload()  # the processes that read and write wake up while the network is loaded
     restorer = load_restorer(
-        options.model, options.device, options.precision, options.memory, guard=options.guard
+        options.model,
+        options.device,
+        options.precision,
+        options.memory,
+        guard=options.guard,
+        engine=options.engine,
     )
     if not options.quiet:
         say(describe(restorer.describe()))

@@ -28,6 +28,12 @@ Memory = Annotated[
     str | None,
     typer.Option(help="What a restoration may take, for example 2GB. Default: half of what is free."),
 ]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        help="What runs the network: torch, onnxruntime or openvino (extra export), or auto: the fastest."
+    ),
+]
 Prompt = Annotated[str | None, typer.Option(help="For guided models: what is wrong with the pictures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines.")]
 
@@ -108,22 +114,32 @@ def parse_size(text: str) -> int:
 
 
 def load_restorer(
-    model: str, device: str | None, precision: str | None, memory: str | None, *, guard: bool = False
+    model: str,
+    device: str | None,
+    precision: str | None,
+    memory: str | None,
+    *,
+    guard: bool = False,
+    engine: str = "torch",
 ) -> "TorchRestorer":
     """The restorer that the options ask for; with a guard, which leaves good pictures alone, if wanted."""
     size = None if memory is None else parse_size(memory)
     from pellucid.restorer import load
 
-    return load(model, device=device, precision=precision, memory=size, guard=guard)
+    return load(model, device=device, precision=precision, memory=size, guard=guard, engine=engine)
 
 
 def describe(report: "Report") -> str:
-    """One line: model, device, threads, precision."""
+    """One line: model, device, threads, precision, and the engine if it is not torch or was chosen."""
     import torch
 
     device = torch.cuda.get_device_name() if report.device == "cuda" else report.device
     threads = f", {torch.get_num_threads()} threads" if report.device == "cpu" else ""
-    return f"{report.model} on {device}{threads}, {report.precision}"
+    by = f", by {report.engine}" if report.engine != "torch" or report.engine_seconds else ""
+    if report.engine_seconds:
+        times = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in report.engine_seconds.items())
+        by += f" (probe at 256 x 256: {times})"
+    return f"{report.model} on {device}{threads}, {report.precision}{by}"
 
 
 def progress_bar() -> "Progress":

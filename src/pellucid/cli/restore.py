@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli._shared import AsJson, Device, Memory, Model, PrecisionName, Prompt, parse_path
+from pellucid.cli._shared import (
+    AsJson,
+    Device,
+    EngineName,
+    Memory,
+    Model,
+    PrecisionName,
+    Prompt,
+    parse_path,
+)
 from pellucid.weights import DEFAULT
 
 if TYPE_CHECKING:
@@ -44,6 +53,7 @@ def restore(
     device: Device = None,
     precision: PrecisionName = None,
     memory: Memory = None,
+    engine: EngineName = "torch",
     prompt: Prompt = None,
     guard: Annotated[
         bool,
@@ -102,6 +112,7 @@ def restore(
             device,
             precision,
             memory,
+            engine,
             prompt,
             kept,
             guard,
@@ -123,7 +134,7 @@ def restore(
     (job,) = plan.jobs
     try:
         refuse_taken(job, overwrite=overwrite)
-        restorer = load_restorer(model, device, precision, memory, guard=guard)
+        restorer = load_restorer(model, device, precision, memory, guard=guard, engine=engine)
         if not quiet:
             say(describe(restorer.describe()))
         with Bars([job.source], visible=not quiet) as bars:

@@ -19,8 +19,10 @@ _SUFFIXES = {
     ".pth",
     ".pt",
     ".ckpt",
-    ".bin",
-}  # the latter are refused with a sentence, as files
+    ".bin",  # these four are refused with a sentence, as files
+    ".onnx",
+    ".xml",  # exported, see pellucid.engines
+}
 
 
 @dataclass(frozen=True)

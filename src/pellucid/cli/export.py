@@ -1,0 +1,51 @@
+"""`pellucid export`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pellucid.cli._shared import parse_path
+
+
+class Format(StrEnum):
+    """What can be exported to."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(help="Name of weights (see: pellucid models), or a .safetensors file.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=parse_path, help="The folder to write to.")
+    ],
+    to: Annotated[Format, typer.Option("--format", help="onnx: one .onnx file; openvino: .xml and .bin.")] = (
+        Format.ONNX
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+) -> None:
+    """Export a network for ONNX Runtime or OpenVINO, for pictures of any size, in float32 (extra export).
+
+    The file is compared with the network on six pictures first, and not written if it is off by more than
+    1e-4 (docs/adr/0013-engines.md). `pellucid restore --model FILE` runs it.
+    """
+    from pellucid import engines
+    from pellucid.cli._shared import say
+    from pellucid.restorer import load
+
+    output.mkdir(parents=True, exist_ok=True)
+    name = Path(model).stem if model.endswith(".safetensors") else model
+    target = output / f"{name}{engines.FORMATS[to.value]}"
+    engines.check_target(target, overwrite=overwrite)
+    restorer = load(model, device="cpu", precision="float32", guard=False)
+    say(f"exporting {restorer.name}; this takes from half a minute to several")
+    exported = engines.export(restorer.network, restorer.spec, restorer.header(), target, overwrite=overwrite)
+    parity = exported.header.parity
+    typer.echo(
+        f"{target}: {restorer.name}, {parity['within']} of {parity['pictures']} pictures within "
+        f"{parity['bound']:.0e}, largest difference {parity['largest_difference']:.1e}"
+    )

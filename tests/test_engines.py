@@ -1,0 +1,259 @@
+"""Exported files give the network's result at any size, or are not written; the fastest engine is kept."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pellucid import engines, models
+from pellucid.checkpoint import Checkpoint
+from pellucid.compute import probe_picture
+from pellucid.engines import Parity, choose
+from pellucid.errors import (
+    CheckpointError,
+    ExportError,
+    InputError,
+    OutputExistsError,
+    UnsupportedDtypeError,
+)
+from pellucid.restorer import TorchRestorer, load
+from pellucid.tiling import smallest_tile
+
+TINY = {
+    "daair_s": {"dim": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1,), "num_experts": 2, "rank": 4},
+    "dfpir_s": {"dim": 4, "num_blocks": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "prompts": ("rain", "haze")},
+}
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory):
+    """An empty cache folder of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "pellucid"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Small networks that change a picture, as files."""
+    found = {}
+    for model, numbers in TINY.items():
+        spec = models.get(model)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            network = spec.build(dataclasses.replace(spec.config, **numbers))
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+        found[model] = tmp_path_factory.mktemp("tiny") / f"{model}.safetensors"
+        Checkpoint.from_network(model, network, {"seed": 7}).write(found[model])
+    return found
+
+
+@pytest.fixture(scope="module")
+def onnx_models(checkpoints):
+    return {
+        model: engines.to_onnx(tool(path).network, models.get(model)) for model, path in checkpoints.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoints, onnx_models, tmp_path_factory) -> dict[tuple[str, str], Path]:
+    """Each of the small networks in each format."""
+    folder, found = tmp_path_factory.mktemp("exported"), {}
+    for model, path in checkpoints.items():
+        restorer = tool(path)
+        for name, suffix in engines.FORMATS.items():
+            target = folder / f"{model}{suffix}"
+            engines.export(
+                restorer.network, restorer.spec, restorer.header(), target, onnx_model=onnx_models[model]
+            )
+            found[model, name] = target
+    return found
+
+
+def tool(path: Path, **options) -> TorchRestorer:
+    return load(path, device="cpu", precision="float32", guard=False, **options)
+
+
+def diagnosis(model: str) -> str | None:
+    return "haze" if model == "dfpir_s" else None
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 25), (64, 112)])
+@pytest.mark.parametrize("format_name", engines.FORMATS)
+@pytest.mark.parametrize("model", TINY)
+def test_a_file_gives_the_networks_result_at_any_size(model, format_name, size, checkpoints, exported):
+    degraded = probe_picture(max(size))[0, :, : size[0], : size[1]].contiguous()
+    expected = tool(checkpoints[model])(degraded, diagnosis=diagnosis(model))
+    done = load(exported[model, format_name], guard=False)(degraded, diagnosis=diagnosis(model))
+    assert engines.ENGINES[done.report.engine] == format_name
+    assert (done.report.precision, done.report.device) == ("float32", "cpu")
+    assert done.report.weights_sha256 == expected.report.weights_sha256
+    assert float((done.tensor - degraded).abs().max()) > 0.02
+    assert torch.allclose(done.tensor, expected.tensor, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("format_name", engines.FORMATS)
+def test_a_file_says_where_it_comes_from(format_name, exported, checkpoints):
+    header = engines.open_engine(exported["dfpir_s", format_name]).header
+    assert (header.model, header.name, header.provenance) == ("dfpir_s", "dfpir_s", {"seed": 7})
+    assert header.parity["pictures"] == 6
+    assert header.parity["largest_difference"] <= header.parity["bound"] == 1e-4
+    assert header.versions["torch"] == torch.__version__
+    loaded = load(exported["dfpir_s", format_name], guard=False)
+    assert loaded.network.config == tool(checkpoints["dfpir_s"]).network.config
+    text = exported["dfpir_s", format_name].read_bytes()
+    assert str(Path(__file__).parents[1]).encode() not in text  # no folder of whoever exported it
+
+
+def test_a_file_keeps_to_a_budget_by_tiles(exported, checkpoints):
+    restorer = load(exported["daair_s", "onnx"], guard=False)
+    restorer.memory = int(smallest_tile(16) ** 2 * restorer.probe.bytes_per_pixel) + 1
+    done = restorer(probe_picture(200)[0])
+    assert done.report.tiles > 1
+    assert done.report.strips is None
+
+
+def test_large_pictures_are_torchs_in_strips(exported, checkpoints):
+    restorer = tool(checkpoints["daair_s"])
+    restorer.engine = engines.open_engine(exported["daair_s", "onnx"])
+    picture = probe_picture(176)[0]
+    small = restorer(picture)
+    restorer.memory = int(176**2 * restorer.probe.bytes_per_pixel) - 1
+    large = restorer(picture)
+    assert (small.report.engine, small.report.tiles, small.report.strips) == ("onnxruntime", 1, None)
+    assert large.report.engine == "torch"
+    assert large.report.strips is not None
+    assert torch.allclose(small.tensor, large.tensor, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("format_name", engines.FORMATS)
+def test_what_is_off_is_not_written(format_name, checkpoints, onnx_models, tmp_path):
+    restorer = tool(checkpoints["daair_s"])
+    nn.init.normal_(restorer.network.head.weight)
+    target = tmp_path / f"off{engines.FORMATS[format_name]}"
+    with pytest.raises(ExportError, match="Nothing was written"):
+        engines.export(
+            restorer.network, restorer.spec, restorer.header(), target, onnx_model=onnx_models["daair_s"]
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("differences", "psnrs", "selects", "ok"),
+    [
+        ((1e-4, 9e-5), (90, 90), False, True),
+        ((1.1e-4, 0), (90, 90), False, False),
+        ((float("nan"), 0), (90, 90), False, False),
+        ((1e-2, 0), (51, 90), True, True),
+        ((1e-2, 0), (49, 90), True, False),
+        ((1e-2, 1e-2, 0), (60, 60, 90), True, False),
+        ((float("nan"), 0), (float("nan"), 90), True, False),
+    ],
+)
+def test_the_gate(differences, psnrs, selects, ok):
+    assert Parity(differences, psnrs, selects).ok == ok
+
+
+def test_an_existing_file_stays(exported, checkpoints):
+    restorer, target = tool(checkpoints["daair_s"]), exported["daair_s", "openvino"]
+    with pytest.raises(OutputExistsError):
+        engines.export(restorer.network, restorer.spec, restorer.header(), target)
+    with pytest.raises(OutputExistsError, match=r"\.bin"):
+        engines.check_target(_beside(target, "new.xml"), overwrite=False)
+
+
+def _beside(target: Path, name: str) -> Path:
+    path = target.with_name(name)
+    path.with_suffix(".bin").write_bytes(b"somebody's")
+    return path
+
+
+@pytest.mark.parametrize("suffix", engines.FORMATS.values())
+def test_files_that_can_not_be_run(suffix, tmp_path):
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises(CheckpointError, match="no file"):
+        load(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="Export it again"):
+        load(path)
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(CheckpointError, match="no pellucid header"):
+        load(tmp_path / "foreign.onnx")
+
+
+def test_an_engine_is_prepared_once(checkpoints, onnx_models, caches, monkeypatch):
+    monkeypatch.setattr("pellucid.engines._cache.to_onnx", lambda *_: onnx_models["daair_s"])
+    done = tool(checkpoints["daair_s"], engine="onnxruntime")(probe_picture(48)[0])
+    assert done.report.engine == "onnxruntime"
+    monkeypatch.setattr("pellucid.engines._cache.to_onnx", None)  # not asked again
+    assert tool(checkpoints["daair_s"], engine="onnxruntime").describe().engine == "onnxruntime"
+    (file,) = caches.glob("*.onnx")
+    assert engines.open_engine(file).header.name == "daair_s"
+
+
+def test_auto_takes_the_fastest_and_remembers(checkpoints, onnx_models, caches, monkeypatch):
+    monkeypatch.setattr("pellucid.engines._cache.to_onnx", lambda *_: onnx_models["daair_s"])
+    first = tool(checkpoints["daair_s"], engine="auto")
+    seconds = first.describe().engine_seconds
+    assert set(seconds) == {"torch", "onnxruntime", "openvino"}
+    assert first.describe().engine == min(seconds, key=seconds.get)
+    assert first(probe_picture(48)[0]).report.engine_seconds == seconds
+    (file,) = caches.glob("choice-*.json")
+    known = json.loads(file.read_text())
+    known["choice"]["engine"] = "openvino"
+    file.write_text(json.dumps(known))
+    monkeypatch.setattr(TorchRestorer, "_restore", None)  # nothing is measured again
+    assert tool(checkpoints["daair_s"], engine="auto").describe().engine == "openvino"
+
+
+def test_a_damaged_memory_is_measured_again(caches):
+    calls = []
+    runs = {"torch": lambda: calls.append("torch"), "onnxruntime": lambda: calls.append("onnxruntime")}
+    first = choose(runs, "0" * 64, "float32")
+    assert len(calls) == 8
+    assert choose(runs, "0" * 64, "float32") == first
+    assert len(calls) == 8
+    for file in caches.glob("choice-*.json"):
+        file.write_text("{")
+    choose(runs, "0" * 64, "float32")
+    assert len(calls) == 16
+
+
+def test_what_an_engine_can_not_do(checkpoints, exported, monkeypatch):
+    path = checkpoints["daair_s"]
+    with pytest.raises(InputError, match="There is no engine called 'onnx'"):
+        load(path, engine="onnx")
+    with pytest.raises(UnsupportedDtypeError, match="float32 only"):
+        load(path, engine="openvino", precision="bf16")
+    with pytest.raises(UnsupportedDtypeError, match="--precision"):
+        load(exported["daair_s", "onnx"], precision="bf16")
+    with pytest.raises(InputError, match="run by onnxruntime"):
+        load(exported["daair_s", "onnx"], engine="openvino")
+    with pytest.raises(InputError, match="--device"):
+        load(exported["daair_s", "onnx"], device="cuda")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match=r"pellucid\[export\]"):
+        load(exported["daair_s", "openvino"])
+
+
+def test_without_the_extra_auto_is_torch(checkpoints, monkeypatch):
+    for package in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
+    report = tool(checkpoints["daair_s"], engine="auto").describe()
+    assert (report.engine, report.engine_seconds) == ("torch", {})
