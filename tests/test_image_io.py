@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 import zlib
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
+from pellucid import scratch
 from pellucid.errors import (
     ImageTooLargeError,
     InputError,
@@ -230,6 +232,29 @@ def test_an_unchanged_picture_comes_back_the_same(case: dict[str, Any]) -> None:
     assert again.source.exif == buffer.source.exif
     if states_dpi:
         assert again.source.dots_per_mm == pytest.approx((case["dpi"] / 25.4,) * 2, rel=2e-3)
+    check_row_by_row(stored, SUFFIX[file_format], buffer, written)
+
+
+def check_row_by_row(stored: bytes, suffix: str, expected: ImageBuffer, written: bytes) -> None:
+    """A picture whose pixels are in a file is read and written as one in memory."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        patch.setattr(scratch, "TRIM_BYTES", 1500)  # bands of a few rows
+        source, target = folder / f"source{suffix}", folder / f"target{suffix}"
+        source.write_bytes(stored)
+        buffer = read_image(source, folder=folder)
+        assert torch.equal(buffer.pixels, expected.pixels)
+        assert buffer.source == expected.source
+        if expected.alpha is not None and buffer.alpha is not None:
+            assert torch.equal(buffer.alpha, expected.alpha)
+            assert scratch.folder_of(buffer.alpha) == folder
+        else:
+            assert buffer.alpha is expected.alpha is None
+        assert (scratch.folder_of(buffer.pixels) == folder) == (buffer.source.hidden is None)
+        write_image(buffer, target, quality=100 if suffix == ".avif" else None)
+        assert target.read_bytes() == written
+        del buffer
+        assert sorted(folder.iterdir()) == [source, target]
 
 
 @pytest.mark.parametrize("depth", ["uint8", "uint16"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pellucid import ImageBuffer, compute, models, read_image, write_image
+from pellucid import ImageBuffer, compute, models, read_image, scratch, write_image
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.diagnosis import Recognizer
@@ -53,6 +53,25 @@ GUIDED = ModelSpec("toy_guided", ToyConfig(), Toy, "none", guided=True, multiple
 def toy(network: nn.Module | None = None, spec: ModelSpec = BLIND, **options) -> TorchRestorer:
     options = {"device": "cpu", "precision": "float32"} | options
     return TorchRestorer(network or Toy(ToyConfig()), spec, **options)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_what_memory_has_no_room_for_is_kept_in_files(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr(compute, "choose_scratch", lambda: (tmp_path, 10**9))
+    monkeypatch.setattr(scratch, "TRIM_BYTES", 100_000)
+    source = tmp_path / f"source{suffix}"
+    write_image(image_from_array(np.random.default_rng(0).integers(0, 255, (333, 410, 3), np.uint8)), source)
+    tool = toy(memory=int(smallest_tile(8) ** 2 * toy().probe.bytes_per_pixel) + 1)
+    for name, read in (("memory", read_image(source)), ("files", tool.read(source))):
+        restored = tool(read, strength={"noise": 0.5})
+        assert restored.report.tiles > 1
+        assert (scratch.folder_of(read.pixels) == tmp_path) == (name == "files")
+        assert (scratch.folder_of(restored.image.pixels) == tmp_path) == (name == "files")
+        restored.save(tmp_path / f"{name}{suffix}")
+    assert toy(memory=10**9).read(source).pixels.equal(read.pixels)
+    del read, restored
+    assert (tmp_path / f"memory{suffix}").read_bytes() == (tmp_path / f"files{suffix}").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 3), (8, 16), (33, 65)])

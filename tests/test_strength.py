@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
+from pellucid import scratch
 from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.degradations.motion_blur import MotionBlur
 from pellucid.degradations.rain_streaks import RainStreaks
@@ -85,6 +86,14 @@ def test_one_number_is_a_straight_line_and_its_ends_are_the_pictures_themselves(
     assert torch.allclose(
         Strength.of({"haze": 0.3, "noise": 0.3}).mix(degraded, clean), degraded.lerp(clean, 0.3)
     )
+
+
+@pytest.mark.parametrize("strength", [0.3, {"haze": 0.0}, {"noise": 0.25}])
+def test_bands_give_what_the_whole_gives(clean, strength, monkeypatch):
+    degraded = clean * 0.5 + 0.1
+    whole = Strength.of(strength).mix(degraded, clean)
+    monkeypatch.setattr(scratch, "TRIM_BYTES", 60 * clean[:, 0].nbytes)  # bands of 30 rows
+    assert torch.equal(Strength.of(strength).mix(degraded, clean), whole)
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 40), (3, 5, 3)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pellucid import compute, models, strips
+from pellucid import compute, models, scratch, strips
 from pellucid.compute import probe_picture
 from pellucid.errors import MemoryBudgetError
 from pellucid.layers import Downsample, Upsample, channel_attention_scores
@@ -117,7 +117,7 @@ def test_bfloat16_is_close(name):
 
 @pytest.mark.parametrize("name", SHRUNK)
 def test_maps_in_files_change_nothing(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(strips, "TRIM_BYTES", 1000)
+    monkeypatch.setattr(scratch, "TRIM_BYTES", 1000)
     degraded = picture(6 * multiple(name), 4 * multiple(name))
     in_files = in_strips(name, degraded, folder=tmp_path, strip_bytes=3000)
     assert torch.equal(in_files, in_strips(name, degraded, strip_bytes=3000))
@@ -308,6 +308,16 @@ def test_a_plan_keeps_to_memory_and_disk(height, width, memory, disk):
     assert plan.map_bytes == height * width * 45 * 4
     assert plan.in_files or plan.bytes > plan.map_bytes
     assert not plan.in_files or plan.map_bytes <= disk
+
+
+def test_a_picture_in_a_file_takes_its_result_there():
+    cost = strips.StripCost(map_values=45.0, widest=96.0, fixed_bytes=10**6, passes=90)
+    size, given = (10_000, 10_000), {"memory": 2 * 10**9, "disk": 10**11}
+    assert plan_strips(*size, cost, torch.float32, **given) is None
+    plan = plan_strips(*size, cost, torch.float32, **given, picture_in_file=True)
+    assert plan is not None
+    assert plan.in_files
+    assert plan.bytes < 10**9
 
 
 def test_no_folder_is_needed_in_memory(monkeypatch):

@@ -16,11 +16,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pellucid import compute, engines, models, weights
+from pellucid import compute, engines, models, scratch, weights
 from pellucid.arrays import array_from_image, image_from_array, image_from_tensor
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.compute import Precision, Probe
@@ -35,7 +34,7 @@ from pellucid.errors import (
     UnsupportedDtypeError,
 )
 from pellucid.image import ImageBuffer
-from pellucid.image_io import copy_image, decode_image, read_image, write_image
+from pellucid.image_io import Limits, copy_image, decode_image, read_header, read_image, write_image
 from pellucid.models import ModelSpec
 from pellucid.registry import unknown_name
 from pellucid.strength import Strength, as_number
@@ -45,6 +44,7 @@ from pellucid.tiling import Span, TilePlan, plan_tiles, smallest_tile
 Picture = bytes | str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # called with (parts done, parts in all): tiles, or passes in strips
+BYTES_AROUND = 40  # per pixel: the picture, its result and a mix of both in float32, and what is written
 _DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -463,7 +463,7 @@ class TorchRestorer(_Streaming):
         if diagnosis is not None:
             self._prompt(diagnosis)  # refused before the picture is read
         start = time.perf_counter()
-        degraded = _open(image)
+        degraded = self.read(image) if isinstance(image, (str, os.PathLike)) else _open(image)
         seconds = {"read": time.perf_counter() - start}
         report = dataclasses.replace(
             self.describe(), strength=kept.plain, diagnosis=diagnosis, seconds=seconds
@@ -480,7 +480,7 @@ class TorchRestorer(_Streaming):
         opened = time.perf_counter()
         restored, plan, guards = self._restore(degraded.pixels, prompt, progress)
         whole = isinstance(plan, StripPlan)
-        pixels = kept.mix(degraded.pixels, restored.clamp_(0, 1))
+        pixels = kept.mix(degraded.pixels, restored)
         report = dataclasses.replace(
             report,
             tiles=1 if whole else len(plan),
@@ -491,6 +491,23 @@ class TorchRestorer(_Streaming):
             seconds=report.seconds | {"restore": time.perf_counter() - opened},
         )
         return Restoration(dataclasses.replace(degraded, pixels=pixels), report, image)
+
+    def read(self, path: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageBuffer:
+        """A picture file, as `pellucid.image_io.read_image` reads it.
+
+        What the memory budget has no room for is kept in files: the picture, its result, and what is written.
+
+        Raises:
+            PellucidError: as there.
+        """
+        header = read_header(path)
+        memory = self.memory
+        if memory is None or self.device.type != "cpu":
+            memory = compute.free_memory(torch.device("cpu")) * compute.MEMORY_SHARE
+        needed = BYTES_AROUND * header.width * header.height
+        folder, disk = compute.choose_scratch()
+        in_file = needed > memory and needed < disk
+        return read_image(path, limits=limits, folder=folder if in_file else None)
 
     def check_diagnosis(self, diagnosis: str) -> None:
         """Refuse a diagnosis that a call would refuse, before there is a picture.
@@ -549,7 +566,8 @@ class TorchRestorer(_Streaming):
         """The network's (3, H, W) for a (3, H, W), the plan that worked, and the guards' verdicts."""
         _, height, width = degraded.shape
         replanned = False
-        if strips := self._plan_strips(*self._padded(degraded), self.precision):
+        in_file = scratch.folder_of(degraded) is not None
+        if strips := self._plan_strips(*self._padded(degraded), self.precision, in_file):
             try:
                 restored, strips, redone = self._restore_strips(degraded, strips, prompt, progress)
                 return restored, strips, {"redone_in_float32": redone, "replanned": False}
@@ -605,7 +623,9 @@ class TorchRestorer(_Streaming):
         free = compute.free_memory(self.device) * compute.MEMORY_SHARE
         return int(free if self.memory is None else self.memory)
 
-    def _plan_strips(self, height: int, width: int, precision: Precision) -> StripPlan | None:
+    def _plan_strips(
+        self, height: int, width: int, precision: Precision, in_file: bool = False
+    ) -> StripPlan | None:
         if not self._has_strips:
             return None
         faster = self._tile_pixels() + 1  # one tile is the whole too
@@ -615,7 +635,13 @@ class TorchRestorer(_Streaming):
             return None
         _, disk = compute.choose_scratch()
         return plan_strips(
-            height, width, self.strip_cost(precision), _DTYPES[precision], memory=self._budget(), disk=disk
+            height,
+            width,
+            self.strip_cost(precision),
+            _DTYPES[precision],
+            memory=self._budget(),
+            disk=disk,
+            picture_in_file=in_file,
         )
 
     def _restore_strips(
@@ -627,7 +653,7 @@ class TorchRestorer(_Streaming):
         def run(precision: Precision) -> Tensor:
             nonlocal plan
             if precision != planned:  # whose maps are twice as large
-                again = self._plan_strips(*size, precision)
+                again = self._plan_strips(*size, precision, scratch.folder_of(degraded) is not None)
                 if again is None:
                     raise MemoryBudgetError("Strips in float32 take more than the budget.")
                 plan = again
@@ -644,8 +670,6 @@ class TorchRestorer(_Streaming):
                 step=step,
             )
             picture = pad_picture(degraded, *size)
-            if picture.data_ptr() == degraded.data_ptr():
-                picture = picture.clone()
             self._run_strips(picture, workspace, prompt)
             return picture
 
@@ -686,7 +710,7 @@ class TorchRestorer(_Streaming):
     ) -> tuple[Tensor, bool]:
         height, width = degraded.shape[1:]
         padded = pad_picture(degraded, plan.height, plan.width)
-        kept, redone = torch.zeros_like(padded), False
+        kept, redone = scratch.zeros_like(padded, padded.shape), False
         for done, tile in enumerate(plan, start=1):
             rows, columns = tile.rows, tile.columns
             read = padded[None, :, rows.start : rows.stop, columns.start : columns.stop]
@@ -700,9 +724,10 @@ class TorchRestorer(_Streaming):
                 kept_columns.start - columns.start : kept_columns.stop - columns.start,
             ]
             kept[:, kept_rows, kept_columns] += part * weight
+            scratch.touch(read.nbytes + part.nbytes)
             if progress is not None:
                 progress(done, len(plan))
-        return kept[:, :height, :width].contiguous(), redone
+        return kept[:, :height, :width], redone
 
     def _run_finite(self, read: Tensor, prompt: int | None) -> tuple[Tensor, bool]:
         """The network's output for one tile, on the CPU, and whether it had to be redone in float32."""
@@ -843,20 +868,28 @@ def _load_exported(
 
 
 def pad_picture(pixels: Tensor, height: int, width: int) -> Tensor:
-    """(C, H, W) grown to (C, height, width) downwards and to the right: reflected, then replicated."""
-    pixels = pixels[None]
-    for side, target in ((3, width), (2, height)):
-        missing = target - pixels.shape[side]
-        reflected = min(missing, pixels.shape[side] - 1)  # a reflection can't be longer than what it reflects
-        for amount, mode in ((reflected, "reflect"), (missing - reflected, "replicate")):
-            if amount:
-                pixels = F.pad(pixels, (0, amount, 0, 0) if side == 3 else (0, 0, 0, amount), mode=mode)
-    return pixels[0]
+    """A copy of (C, H, W), grown to (C, height, width) downwards and to the right.
+
+    It is reflected, then replicated. A picture in a file is copied to a file.
+    """
+    channels, own_height, own_width = pixels.shape
+    padded = scratch.zeros_like(pixels, (channels, height, width))
+    for rows in scratch.bands(own_height, pixels[:, 0].nbytes):
+        padded[:, rows, :own_width] = pixels[:, rows]
+        padded[:, rows, own_width:] = pixels[:, rows][:, :, _mirrored(own_width, width)]
+    padded[:, own_height:] = padded[:, _mirrored(own_height, height)]
+    return padded
+
+
+def _mirrored(size: int, padded: int) -> list[int]:
+    """What stands in for the pixels from `size` to `padded`; a reflection can't be longer than its object."""
+    return [max(0, 2 * size - 2 - position) for position in range(size, padded)]
 
 
 def _is_finite(x: Tensor) -> bool:
-    """Whether all of float32 numbers are finite: then so is their float64 sum, which takes no memory."""
-    return math.isfinite(float(x.sum(dtype=torch.float64)))
+    """Whether all of (C, H, W) float32 are finite: then so is their float64 sum, which takes no memory."""
+    bands = scratch.bands(x.shape[1], x[:, 0].nbytes)
+    return all(math.isfinite(float(x[:, rows].sum(dtype=torch.float64))) for rows in bands)
 
 
 def _kept(span: Span) -> slice:
@@ -876,7 +909,7 @@ def _weights(span: Span) -> Tensor:
 
 def _open(image: Picture) -> ImageBuffer:
     if isinstance(image, ImageBuffer):
-        if not image.pixels.numel() or not bool(torch.isfinite(image.pixels).all()):
+        if not image.pixels.numel() or not _is_finite(image.pixels):
             raise InputError(
                 f"The picture is {image.width} x {image.height} pixels, or holds NaN or infinity; expected "
                 "at least one pixel, and numbers from 0 to 1. Repair it first."

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid import scratch
 from pellucid.errors import InputError
 from pellucid.registry import unknown_name
 
@@ -24,6 +25,7 @@ SMOOTHING = (
     4  # pixels, radius of the means that free both pictures from noise and streaks before they are compared
 )
 WINDOW = 16  # pixels, radius of the windows in which gain and offset are fitted
+REACH = 2 * SMOOTHING + 3 * WINDOW  # pixels, beyond which nothing has a part in how two pictures are mixed
 GAINS = (0.25, 16.0)  # the range that is looked in
 FLATNESS = 1e-4  # variance below which a window says nothing about a gain; it is taken as 1 there
 
@@ -89,18 +91,23 @@ class Strength:
         return self.tone if self.tone == self.detail else {"tone": self.tone, "detail": self.detail}
 
     def mix(self, degraded: Tensor, restored: Tensor) -> Tensor:
-        """The picture between: `degraded` at 0, `restored` at 1, both (3, H, W) in [0, 1].
+        """The picture between: `degraded` at 0, `restored` at 1, both (3, H, W), clamped to [0, 1].
 
         Linear from `degraded` to `restored` where both shares are one; what a group has beyond the other is
         taken from the picture with this group's change alone.
         """
         both, more = min(self.tone, self.detail), abs(self.tone - self.detail)
-        mixed = torch.lerp(degraded, restored, both)
-        if more:
-            gain, offset = fit_tone(degraded, restored)
-            one = gain * degraded + offset if self.tone > self.detail else (restored - offset) / gain
-            mixed.add_(one.clamp_(0, 1).sub_(degraded), alpha=more)
-        return mixed.clamp_(0, 1)
+        mixed = scratch.zeros_like(restored, restored.shape)
+        for rows in scratch.bands(restored.shape[1], restored[:, 0].nbytes):
+            reach = slice(max(0, rows.start - REACH), rows.stop + REACH) if more else rows
+            before, after = degraded[:, reach], restored[:, reach].clamp(0, 1)
+            band = torch.lerp(before, after, both)
+            if more:
+                gain, offset = fit_tone(before, after)
+                one = gain * before + offset if self.tone > self.detail else (after - offset) / gain
+                band.add_(one.clamp_(0, 1).sub_(before), alpha=more)
+            mixed[:, rows] = band[:, rows.start - reach.start :][:, : rows.stop - rows.start].clamp_(0, 1)
+        return mixed
 
 
 def as_number(value: object) -> float:

@@ -18,9 +18,7 @@ Legend: r rows of a strip, H and W height and width of a map, C channels (last, 
 k the kernel's size, h heads, c channels per head.
 """
 
-import mmap
 import os
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,13 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pellucid.errors import MemoryBudgetError
+from pellucid import scratch
 from pellucid.layers import GatedFeedForward, LayerNorm2d, TransposedAttention
 
 # What a pass holds at once, in rows of its widest tensor: so many tensors of a strip's height, and rows that
 # their windows keep beyond. More was never seen (tests/test_strips.py).
 TENSORS_HELD, ROWS_HELD = 6, 10
-TRIM_BYTES = 64 * 2**20  # of file maps, after which their pages are let go
 STRIP_BYTES = 2**20  # of the widest tensor of a strip, per thread: what a core's own cache holds
 ALIGN = 16  # hidden channels are filled up to multiples of this: 128 take 3/4 of the time of 127
 
@@ -67,7 +64,8 @@ class StripPlan:
         passes: over feature maps.
         bytes: what the restoration takes in memory, result included, the picture itself not.
         map_bytes: of all feature maps that live at once.
-        in_files: whether these are files; then they are not part of `bytes`.
+        in_files: whether these are files; then they are not part of `bytes`, nor is the result of a picture
+            that is in a file itself.
         strip_bytes: what the widest tensor of a strip may take.
     """
 
@@ -85,7 +83,14 @@ def usual_strip_bytes() -> int:
 
 
 def plan_strips(
-    height: int, width: int, cost: StripCost, dtype: torch.dtype, *, memory: int, disk: int
+    height: int,
+    width: int,
+    cost: StripCost,
+    dtype: torch.dtype,
+    *,
+    memory: int,
+    disk: int,
+    picture_in_file: bool = False,
 ) -> StripPlan | None:
     """The plan for a picture of height x width, its maps in memory if they fit, else in files.
 
@@ -95,6 +100,7 @@ def plan_strips(
         dtype: of the maps.
         memory: bytes that the restoration may take.
         disk: bytes that files may take.
+        picture_in_file: whether the picture is in a file, where its result goes too.
 
     Returns:
         The plan, or none if not even strips of one row fit.
@@ -102,7 +108,7 @@ def plan_strips(
     maps = round(height * width * cost.map_values * dtype.itemsize)
     row = width * cost.widest * dtype.itemsize
     # The padded picture, which becomes the network's, and the result are float32.
-    around = cost.fixed_bytes + 2 * 3 * 4 * height * width
+    around = cost.fixed_bytes + (0 if picture_in_file else 2 * 3 * 4 * height * width)
     for in_files, room in ((False, memory - around - maps), (True, memory - around)):
         rows = min(int(usual_strip_bytes() // row) or 1, int((room / row - ROWS_HELD) // TENSORS_HELD))
         if rows >= 1 and not (in_files and maps > disk):
@@ -139,8 +145,7 @@ class Workspace:
         self.folder = folder
         self.strip_bytes = usual_strip_bytes() if strip_bytes is None else strip_bytes
         self.map_bytes = self.peak_map_bytes = self.passes = self.widest = 0
-        self._step, self._touched = step, 0
-        self._files: list[weakref.ref[mmap.mmap]] = []
+        self._step = step
 
     def rows(self, width: int, channels: int) -> int:
         """How many rows of `width` x `channels` are a strip."""
@@ -158,9 +163,7 @@ class Workspace:
         if self.folder is None:
             pixels = torch.empty(shape, dtype=self.dtype, device=self.device)
         else:
-            pages = _open_file(Path(self.folder), size)
-            self._files.append(weakref.ref(pages))
-            pixels = torch.frombuffer(pages, dtype=self.dtype).view(shape)
+            pixels = scratch.create(shape, self.dtype, Path(self.folder))
         self.map_bytes += size
         self.peak_map_bytes = max(self.peak_map_bytes, self.map_bytes)
         weakref.finalize(pixels.untyped_storage(), self._release, size)
@@ -169,40 +172,11 @@ class Workspace:
     def _release(self, size: int) -> None:
         self.map_bytes -= size
 
-    def touch(self, size: int) -> None:
-        """Say that so many bytes of maps were read or written.
-
-        Every now and then, all pages of file maps leave the process; the system keeps or writes them.
-        """
-        self._touched += size
-        if self._files and self._touched > TRIM_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-            self._touched = 0
-            for pages in (file() for file in self._files):
-                if pages is not None:
-                    pages.madvise(mmap.MADV_DONTNEED)
-            self._files = [file for file in self._files if file() is not None]
-
     def finish_pass(self) -> None:
         """Count a pass."""
         self.passes += 1
         if self._step is not None:
             self._step()
-
-
-def _open_file(folder: Path, size: int) -> mmap.mmap:
-    """The pages of a file without a name, which is gone as soon as nothing refers to them."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process, wordless
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-        except OSError as error:
-            raise MemoryBudgetError(
-                f"A feature map takes {size / 1e6:,.0f} MB, and {folder} can't give them: {error.strerror}. "
-                "Free space there, or let TMPDIR name a folder on a larger disk."
-            ) from error
-        return mmap.mmap(file.fileno(), size)
 
 
 @dataclass(frozen=True)
@@ -264,13 +238,13 @@ class Sweep:
             stop = min(start + self.rows, height)
             strips = [part[start:stop] for part in self.map.parts]
             yield strips[0] if len(strips) == 1 else torch.cat(strips, dim=2), stop == height
-            self.map.workspace.touch(sum(strip.nbytes for strip in strips))
+            scratch.touch(sum(strip.nbytes for strip in strips))
         self.map.workspace.finish_pass()
 
     def next_rows(self, count: int) -> list[Tensor]:
         """Views (count, W, C_i) of the rows to be written next, part by part."""
         start, self.done = self.done, self.done + count
-        self.map.workspace.touch(sum(part[start : self.done].nbytes for part in self.map.parts))
+        scratch.touch(sum(part[start : self.done].nbytes for part in self.map.parts))
         return [part[start : self.done] for part in self.map.parts]
 
     def add(self, features: Tensor, linear: "Linear") -> None:
@@ -591,6 +565,7 @@ def add_head(x: FeatureMap, conv: nn.Conv2d, picture: Tensor, grid: int = 1) -> 
         change = convolve(window.rows(last), weight).permute(2, 0, 1)  # (3 * g * g, r, W/g)
         change = F.pixel_shuffle(change.contiguous(), grid)
         picture[:, done : done + change.shape[1]] += change
+        scratch.touch(change.nbytes)
         done += change.shape[1]
 
 

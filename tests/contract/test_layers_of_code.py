@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pellucid"
 LAYERS = (
     {"errors"},
-    {"registry", "access"},  # raise errors
+    {"registry", "access", "scratch"},  # raise errors
     {"image", "tiling", "layers", "degradations", "metrics", "drawn", "strength"},
     {"strips"},  # of layers; networks describe theirs in their own files
     {"losses", "models", "arrays"},

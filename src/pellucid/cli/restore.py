@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pellucid.cli._jobs import Job
     from pellucid.cli._progress import Bars
     from pellucid.image_io import Limits
-    from pellucid.restorer import Report, Restorer
+    from pellucid.restorer import Report, TorchRestorer
     from pellucid.strength import Strength
 
 
@@ -156,7 +156,7 @@ def restore(
 
 
 def _restore_one(
-    restorer: "Restorer",
+    restorer: "TorchRestorer",
     job: "Job",
     limits: "Limits",
     prompt: str | None,
@@ -170,10 +170,9 @@ def _restore_one(
         PellucidError: whatever is foreseeable.
     """
     from pellucid.errors import InputError
-    from pellucid.image_io import read_image
 
     start = time.perf_counter()
-    image = read_image(job.source, limits=limits)
+    image = restorer.read(job.source, limits=limits)
     seconds = {"read": time.perf_counter() - start}
     restoration = restorer(image, diagnosis=prompt, strength=strength, progress=bars.part_done)
     try:

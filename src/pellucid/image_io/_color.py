@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import numpy as np
-from torch import Tensor
 
 from pellucid.image import Mode
 from pellucid.image_io._formats import Array, array, vips, vips_image
@@ -49,9 +48,3 @@ def tone_curve(icc: bytes | None) -> Array | None:
         return None
     curve = np.maximum.accumulate(np.clip(curve, 0, 1)) + 1e-5 * RAMP
     return (curve - curve[0]) / (curve[-1] - curve[0])
-
-
-def map_values(planes: Tensor, x: Array, y: Array) -> None:
-    """Send every value of (C, H, W) planes through the curve (x, y), both (N,) and x rising; in place."""
-    for plane in planes.numpy():
-        plane[...] = np.interp(plane, x, y)

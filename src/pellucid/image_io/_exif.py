@@ -7,6 +7,7 @@ a small TIFF file (EXIF 2.32, section 4.5), without the "Exif\\0\\0" mark that J
 
 import contextlib
 import io
+import mmap
 import struct
 import zlib
 from typing import BinaryIO
@@ -23,6 +24,7 @@ _UNIT = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12:
 _PAIRED = (5, 10)  # rationals are two units
 _MOST = 1 << 24  # bytes in all values of a directory; more is an attack, not metadata
 
+Buffer = bytes | bytearray | mmap.mmap
 Entry = tuple[int, int, bytes]
 """Type, count and value of a tag."""
 
@@ -64,7 +66,7 @@ def _drop_thumbnail(block: bytearray, order: str, offset: int) -> None:
             block[start:end] = bytes(end - start)
 
 
-def set_tag(data: bytearray, tag: int, value: int) -> None:
+def set_tag(data: bytearray | mmap.mmap, tag: int, value: int) -> None:
     """Set an integer tag of the first directory of a TIFF file or EXIF block, if it is there."""
     order, first = _header(data)
     _put(data, order, _positions(data, order, first)[0].get(tag), value)
@@ -157,16 +159,19 @@ def _embed_webp(data: bytes, block: bytes, size: tuple[int, int]) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
-def embed_in_tiff(data: bytes, block: bytes | None, iptc: bytes | None) -> bytes:
-    """A TIFF file with the block's tags in its directories, and the IPTC record as its own tag.
+def add_to_tiff(data: Buffer, block: bytes | None, iptc: bytes | None) -> tuple[bytes, bytes]:
+    """What puts the block's tags into a TIFF file's directories, and the IPTC record as its own tag.
 
-    The directories are appended with a new first one that points at them. BigTIFF comes back as it is.
+    Returns:
+        The file's new first eight bytes, which point at a new first directory, and what is to be appended:
+            that and the others. BigTIFF stays as it is.
     """
     try:
         order, first = _header(data)
     except ValueError:
-        return data
-    own = _read(io.BytesIO(data), order, first, most=len(data))
+        return bytes(data[:8]), b""
+    stream = data if isinstance(data, mmap.mmap) else io.BytesIO(data)
+    own = _read(stream, order, first, most=len(data))
     subs: dict[int, dict[int, Entry]] = {}
     if block:
         with contextlib.suppress(struct.error, ValueError):  # a damaged block gives what can be read
@@ -181,17 +186,18 @@ def embed_in_tiff(data: bytes, block: bytes | None, iptc: bytes | None) -> bytes
         own[IPTC] = (7, len(iptc), iptc)
     start = len(data) + (len(data) & 1)
     body, directory = _lay_out_all(order, own, subs, start)
-    return data[:4] + struct.pack(order + "I", directory) + data[8:] + b"\0" * (start - len(data)) + body
+    head = bytes(data[:4]) + struct.pack(order + "I", directory)
+    return head, b"\0" * (start - len(data)) + body
 
 
-def _header(data: bytes | bytearray) -> tuple[str, int]:
+def _header(data: Buffer) -> tuple[str, int]:
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(data[:4]))
     if order is None:
         raise ValueError("not a TIFF structure")
     return order, struct.unpack_from(order + "I", data, 4)[0]
 
 
-def _positions(data: bytes | bytearray, order: str, offset: int) -> tuple[dict[int, int], int]:
+def _positions(data: Buffer, order: str, offset: int) -> tuple[dict[int, int], int]:
     """Where each tag's entry begins, and where the link to the next directory is."""
     (count,) = struct.unpack_from(order + "H", data, offset)
     fitting = max(0, (len(data) - offset - 2) // 12)
@@ -199,14 +205,14 @@ def _positions(data: bytes | bytearray, order: str, offset: int) -> tuple[dict[i
     return {struct.unpack_from(order + "H", data, s)[0]: s for s in starts}, offset + 2 + 12 * count
 
 
-def _put(data: bytearray, order: str, entry: int | None, value: int) -> None:
+def _put(data: bytearray | mmap.mmap, order: str, entry: int | None, value: int) -> None:
     if entry is not None:
         (kind,) = struct.unpack_from(order + "H", data, entry + 2)
         if kind in (3, 4):
             struct.pack_into(order + ("H" if kind == 3 else "I"), data, entry + 8, value)
 
 
-def _read(stream: BinaryIO, order: str, offset: int, most: int = _MOST) -> dict[int, Entry]:
+def _read(stream: BinaryIO | mmap.mmap, order: str, offset: int, most: int = _MOST) -> dict[int, Entry]:
     stream.seek(offset)
     (count,) = struct.unpack(order + "H", stream.read(2))
     raw = stream.read(12 * count)

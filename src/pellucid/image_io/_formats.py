@@ -93,10 +93,14 @@ def field(image: Any, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-def array(image: Any) -> Array:
-    """(H, W, C); decodes."""
-    samples: Array = image.numpy()
-    return samples.reshape(image.height, image.width, image.bands)
+def array(image: Any, rows: slice | None = None) -> Array:
+    """(H, W, C), or the next (r, W, C), from top to bottom; decodes."""
+    if rows is None:
+        samples: Array = image.numpy()
+        return samples.reshape(image.height, image.width, image.bands)
+    number = rows.stop - rows.start
+    fetched = vips().Region.new(image).fetch(0, rows.start, image.width, number)
+    return np.frombuffer(fetched, SAMPLES[image.format]).reshape(number, image.width, image.bands)
 
 
 def vips_image(stored: Array, gray: bool) -> Any:

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pellucid import scratch
 from pellucid.errors import ImageTooLargeError, UnreadableImageError, UnsupportedImageError
 from pellucid.image import ImageBuffer, Mode, SampleFormat, Source, fill_transparent
 from pellucid.image_io import _exif as exif
-from pellucid.image_io._color import RAMP, fits, map_values, tone_curve
+from pellucid.image_io._color import RAMP, fits, tone_curve
 from pellucid.image_io._formats import (
     BITS,
     COLORS,
@@ -81,7 +82,7 @@ def decode_header(data: bytes) -> Header:
     return _load(io.BytesIO(data), "The picture", None)[1]
 
 
-def read_image(path: PathLike, *, limits: Limits | None = None) -> ImageBuffer:
+def read_image(path: PathLike, *, limits: Limits | None = None, folder: Path | None = None) -> ImageBuffer:
     """The picture in a JPEG, PNG, TIFF, WebP or AVIF file, whatever its suffix.
 
     Float samples outside [0, 1] are clamped. CMYK becomes sRGB.
@@ -89,14 +90,17 @@ def read_image(path: PathLike, *, limits: Limits | None = None) -> ImageBuffer:
     Args:
         path: the file.
         limits: checked from the header, before decoding; the defaults of `Limits` if none are given.
+        folder: if given, the pixels are decoded row by row into a file there that vanishes with them, rather
+            than into memory (see `pellucid.scratch`). Colors under full transparency still take memory.
 
     Raises:
         UnreadableImageError: missing, not a picture, cut short or damaged.
         UnsupportedImageError: another format, several pages or frames, or samples of another sort.
         ImageTooLargeError: more pixels than `limits` allow.
+        MemoryBudgetError: the folder has no room.
     """
     with opened(path) as stream:
-        return _decode(stream, str(path), limits or Limits())
+        return _decode(stream, str(path), limits or Limits(), folder)
 
 
 def decode_image(data: bytes, *, limits: Limits | None = None) -> ImageBuffer:
@@ -188,24 +192,14 @@ def _check_size(width: int, height: int, limits: Limits | None, name: str) -> No
         )
 
 
-def _decode(stream: BinaryIO, name: str, limits: Limits) -> ImageBuffer:
+def _decode(stream: BinaryIO, name: str, limits: Limits, folder: Path | None = None) -> ImageBuffer:
     image, header, facts = _load(stream, name, limits)
     source = _source(image, header, facts)
     pyvips = vips()
     try:
-        pixels, alpha = _planes(image, header, source.bits)
+        pixels, alpha = _planes(image, header, source, name, folder)
     except pyvips.Error as error:
         raise _unreadable(name, header.format, error) from error
-    if header.depth == "float32":
-        _check_floats(pixels, alpha, name)
-        pixels.clamp_(0, 1)
-    if alpha is not None and header.depth == "float32":
-        alpha.clamp_(0, 1)
-    curve = None if header.mode == "cmyk" else tone_curve(source.icc)
-    if curve is not None:
-        map_values(pixels, RAMP, curve)
-    if pixels.shape[0] == 1:
-        pixels = pixels.repeat(3, 1, 1)
     if alpha is None or not bool((alpha == 0).any()):
         return ImageBuffer(pixels, alpha, source)
     source = replace(source, hidden=pixels[:, alpha[0] == 0])
@@ -236,52 +230,76 @@ def _source(image: Any, header: Header, facts: Facts) -> Source:
     )
 
 
-def _planes(image: Any, header: Header, bits: int) -> tuple[Tensor, Tensor | None]:
-    """Colors (1 or 3, H, W) and alpha (1, H, W), upright, float32; decodes the picture."""
-    orientation = field(image, "orientation", 1)
-    scale = SCALE[header.depth]
+def _planes(
+    image: Any, header: Header, source: Source, name: str, folder: Path | None
+) -> tuple[Tensor, Tensor | None]:
+    """Colors (3, H, W) and alpha (1, H, W), upright, float32 in [0, 1]; decodes the picture."""
+    orientation, scale = field(image, "orientation", 1), SCALE[header.depth]
+    height, width, shift = image.height, image.width, 0
     if header.mode == "cmyk":
-        whole = image.copy_memory()  # read twice: ink and alpha
-        ink = whole[:4].copy(interpretation="cmyk")
-        # To 16 bits, so that the conversion adds no second rounding to that of the stored samples.
-        color = ink.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative", depth=16)
-        alpha = _scaled(array(whole[4]), orientation, scale) if header.has_alpha else None
-        return _scaled(array(color), orientation, SCALE["uint16"]), alpha
-    stored = array(image)
-    if header.format == "heif" and header.depth == "uint16":  # libvips moves the bits to the top
-        stored, scale = stored >> (16 - bits), 2**bits - 1
-    colors = stored.shape[2] - header.has_alpha
-    alpha = _scaled(stored[..., colors:], orientation, scale) if header.has_alpha else None
-    return _scaled(stored[..., :colors], orientation, scale), alpha
+        image, scale = _to_srgb(image, header), SCALE["uint16"]
+    elif header.format == "heif" and header.depth == "uint16":  # libvips moves the bits to the top
+        scale, shift = 2**source.bits - 1, 16 - source.bits
+    curve = None if header.mode == "cmyk" else tone_curve(source.icc)
+    colors, above, highest = image.bands - header.has_alpha, 0, 0.0
 
+    def create(planes: int) -> Tensor:
+        shape = (planes, header.height, header.width)
+        return torch.empty(shape) if folder is None else scratch.create(shape, torch.float32, folder)
 
-def _scaled(stored: Array, orientation: int, scale: int) -> Tensor:
-    """(C, H, W) float32 from (H, W, C) samples: divided by `scale` and turned upright (EXIF 1 to 8)."""
-    if orientation in (2, 3, 6, 7):
-        stored = stored[:, ::-1] if orientation in (2, 3) else stored[::-1]
-    if orientation in (3, 4, 7, 8):
-        stored = stored[::-1] if orientation in (3, 4) else stored[:, ::-1]
-    if orientation >= 5:
-        stored = stored.swapaxes(0, 1)
-    height, width, channels = stored.shape
-    planes = np.empty((channels, height, width), np.float32)
-    for plane, band in zip(planes, np.moveaxis(stored, 2, 0), strict=True):
-        np.divide(band, scale, out=plane, dtype=np.float32, casting="same_kind")
-    return torch.from_numpy(planes)  # pyright: ignore[reportUnknownMemberType]
-
-
-def _check_floats(pixels: Tensor, alpha: Tensor | None, name: str) -> None:
-    if not bool(torch.isfinite(pixels).all()) or (
-        alpha is not None and not bool(torch.isfinite(alpha).all())
-    ):
+    pixels, alpha = create(3), create(1) if header.has_alpha else None
+    turned = [_as_stored(plane, orientation) for plane in pixels.numpy()]
+    opacity = [] if alpha is None else [_as_stored(alpha[0].numpy(), orientation)]
+    whole = [slice(0, height)]
+    for rows in whole if folder is None else scratch.bands(height, 4 * width * image.bands):
+        stored = array(image, None if folder is None else rows)
+        for channel, plane in enumerate((*turned[:colors], *opacity)):
+            samples, band = stored[..., channel], plane[rows]
+            if shift:
+                samples = samples >> shift
+            np.divide(samples, scale, out=band, dtype=np.float32, casting="same_kind")
+            if header.depth == "float32":
+                if not np.isfinite(band).all():
+                    raise UnsupportedImageError(
+                        f"{name} has NaN or infinite samples; expected numbers from 0 to 1. "
+                        "Replace them first."
+                    )
+                if channel < colors:
+                    above += int((band > 1).sum())
+                    highest = max(highest, float(band.max()))
+                np.clip(band, 0, 1, out=band)
+            if curve is not None and channel < colors:
+                band[...] = np.interp(band, RAMP, curve)
+        for plane in turned[colors:]:  # of gray, the other two are copies
+            plane[rows] = turned[0][rows]
+    if above > height * width * colors / 2:
         raise UnsupportedImageError(
-            f"{name} has NaN or infinite samples; expected numbers from 0 to 1. Replace them first."
-        )
-    if float((pixels > 1).float().mean()) > 0.5:
-        raise UnsupportedImageError(
-            f"{name} has more than half of its float samples above 1 (up to {float(pixels.max()):.4g}); "
+            f"{name} has more than half of its float samples above 1 (up to {highest:.4g}); "
             "expected a scale from 0 to 1. Divide by the white level first."
         )
+    return pixels, alpha
+
+
+def _to_srgb(image: Any, header: Header) -> Any:
+    """CMYK as sRGB of 16 bits, so that the conversion adds no second rounding; alpha stays, in 16 bits."""
+    whole = image.copy_memory()  # read twice: ink and alpha
+    ink = whole[:4].copy(interpretation="cmyk")
+    color = ink.icc_transform("srgb", embedded=True, input_profile="cmyk", intent="relative", depth=16)
+    if not header.has_alpha:
+        return color
+    alpha = whole[4] if header.depth == "uint16" else (whole[4] * 257).cast("ushort")
+    return color.bandjoin(alpha)
+
+
+def _as_stored(plane: Array, orientation: int) -> Array:
+    """A view of an upright plane (H, W), turned as the file stores it (EXIF 1 to 8)."""
+    if orientation >= 5:
+        plane = plane.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        plane = plane[::-1] if orientation in (3, 4) else plane[:, ::-1]
+    if orientation in (2, 3, 6, 7):
+        plane = plane[:, ::-1] if orientation in (2, 3) else plane[::-1]
+    return plane
 
 
 def _count(pixels: int) -> str:

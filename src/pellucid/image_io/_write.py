@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import stat
 import uuid
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pellucid import scratch
 from pellucid.errors import InputError, OutputExistsError, UnsupportedImageError
 from pellucid.image import ImageBuffer, SampleFormat, Source
 from pellucid.image_io import _exif as exif
@@ -73,7 +75,10 @@ def write_image(
     path = Path(path)
     file_format = _target_format(str(path), path.suffix)
     with _writable(path, overwrite):
-        _write_atomically(_encode(image, file_format, str(path), quality), path, overwrite)
+        if file_format == "tiff" and scratch.folder_of(image.pixels):
+            _write_by_rows(image, path, quality, overwrite)
+        else:
+            _write_atomically(_encode(image, file_format, str(path), quality), path, overwrite)
     return path
 
 
@@ -190,12 +195,44 @@ def _mark(path: Path) -> str:
 
 
 def _write_atomically(data: bytes, path: Path, overwrite: bool) -> None:
-    temporary = _temporary(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
+    with _published(path, overwrite) as temporary, temporary.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_by_rows(image: ImageBuffer, path: Path, quality: int | None, overwrite: bool) -> None:
+    """A TIFF file of a picture whose pixels are in a file: neither samples nor bytes are all in memory."""
+    picture, options = _prepare(image, "tiff", str(path), quality)
+    picture.set_progress(True)  # rows are read, and may leave again
+    picture.signal_connect("eval", _let_go)
+    with _published(path, overwrite) as temporary:
+        with _encoding("tiff", str(path)):
+            picture.tiffsave(str(temporary), **options)
+        source = image.source
+        with temporary.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
+            if source.dots_per_mm is None:
+                _unstate_resolution_in_tiff(pages)
+            iptc = source.iptc if source.format == "tiff" else None
+            if source.exif or iptc:
+                pages[:8], addition = exif.add_to_tiff(pages, source.exif, iptc)
+                file.seek(0, os.SEEK_END)
+                file.write(addition)
+            pages.flush()
             file.flush()
             os.fsync(file.fileno())
+
+
+def _let_go(*_: object) -> None:
+    scratch.touch(scratch.TRIM_BYTES)
+
+
+@contextlib.contextmanager
+def _published(path: Path, overwrite: bool) -> Generator[Path]:
+    """A name to write to; afterwards the file gets its own name, or is removed if something went wrong."""
+    temporary = _temporary(path)
+    try:
+        yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -238,6 +275,37 @@ def _claim(temporary: Path, path: Path) -> None:
 
 
 def _encode(image: ImageBuffer, file_format: str, what: str, quality: int | None) -> bytes:
+    source = image.source
+    picture, options = _prepare(image, file_format, what, quality)
+    with _encoding(file_format, what):
+        data: bytes = getattr(picture, f"{file_format}save_buffer")(**options)
+    if source.dots_per_mm is None:
+        data = _without_resolution(data, file_format)
+    iptc = source.iptc if file_format == source.format else None
+    if file_format == "tiff" and (source.exif or iptc):
+        head, addition = exif.add_to_tiff(data, source.exif, iptc)
+        data = head + data[8:] + addition
+    elif source.exif and file_format not in ("heif", "tiff"):
+        data = exif.embed(data, file_format, source.exif, (image.width, image.height))
+    return data
+
+
+@contextlib.contextmanager
+def _encoding(file_format: str, what: str) -> Generator[None]:
+    """Turn what libvips says about a picture that it can't encode into one sentence."""
+    try:
+        yield
+    except vips().Error as error:
+        detail = str(error).strip().splitlines()[-1].strip()
+        raise InputError(
+            f"{what} can't be encoded as {FORMATS[file_format].title} ({detail}). Try another format."
+        ) from error
+
+
+def _prepare(
+    image: ImageBuffer, file_format: str, what: str, quality: int | None
+) -> tuple[Any, dict[str, Any]]:
+    """libvips' image with its metadata, and the arguments of the writer."""
     target, source = FORMATS[file_format], image.source
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"quality is {quality}; expected 1 to 100.")
@@ -273,23 +341,7 @@ def _encode(image: ImageBuffer, file_format: str, what: str, quality: int | None
         if blob is not None:
             picture.set_type(pyvips.GValue.blob_type, name, blob)
     keep = _KEEP_OTHERS | (_KEEP_EXIF if file_format == "heif" and source.exif else 0)
-    try:
-        data: bytes = getattr(picture, f"{file_format}save_buffer")(
-            keep=keep, **_options(file_format, picture, bits, quality, source)
-        )
-    except pyvips.Error as error:
-        detail = str(error).strip().splitlines()[-1].strip()
-        raise InputError(
-            f"{what} can't be encoded as {target.title} ({detail}). Try another format."
-        ) from error
-    if source.dots_per_mm is None:
-        data = _without_resolution(data, file_format)
-    iptc = source.iptc if file_format == source.format else None
-    if file_format == "tiff" and (source.exif or iptc):
-        data = exif.embed_in_tiff(data, source.exif, iptc)
-    elif source.exif and file_format != "heif":
-        data = exif.embed(data, file_format, source.exif, (image.width, image.height))
-    return data
+    return picture, {"keep": keep} | _options(file_format, picture, bits, quality, source)
 
 
 def _options(
@@ -332,31 +384,39 @@ def _interleaved(
     image: ImageBuffer, depth: SampleFormat, bits: int, gray: bool, curve: Array | None
 ) -> Array:
     """(H, W, C) samples as they are stored."""
-    pixels = image.pixels.detach().cpu()
-    alpha = None if image.alpha is None else image.alpha.detach().cpu()
-    hidden = image.source.hidden
-    if hidden is not None and alpha is not None:
-        under = alpha[0] == 0
-        if int(under.sum()) == hidden.shape[1]:
-            pixels = pixels.clone()
-            pixels[:, under] = hidden
-    if not bool(torch.isfinite(pixels).all()):
-        raise InputError("The picture to write has NaN or infinite pixels; expected numbers from 0 to 1.")
-    if gray:
-        # Rec. 709 weights, written as differences so that equal channels come back exactly.
-        red, green, blue = pixels
-        pixels = (red + (0.7152 * (green - red) + 0.0722 * (blue - red)))[None]
-    colors = pixels.shape[0]
-    stored = np.empty((image.height, image.width, colors + (alpha is not None)), depth)
-    for channel, plane in enumerate([*pixels, *(() if alpha is None else alpha)]):
-        values: Array = plane.clamp(0, 1).numpy()
-        if curve is not None and channel < colors:
-            values = np.interp(values, curve, RAMP)
-        if depth == "float32":
-            stored[..., channel] = values
-        else:
-            stored[..., channel] = np.rint(values * (2**bits - 1))
-    return stored << (16 - bits) if depth == "uint16" and bits < 16 else stored
+    pixels, alpha, hidden = image.pixels.detach().cpu(), image.alpha, image.source.hidden
+    channels = (1 if gray else 3) + (alpha is not None)
+    folder = scratch.folder_of(pixels)
+    shape, dtype = (image.height, image.width, channels), getattr(torch, depth)
+    under, begun = None if alpha is None or hidden is None else alpha[0].cpu() == 0, 0
+    if under is None or hidden is None or int(under.sum()) != hidden.shape[1]:
+        under = hidden = None
+    stored: Array = np.empty(shape, depth) if folder is None else scratch.create(shape, dtype, folder).numpy()
+    for rows in scratch.bands(image.height, 4 * image.width * channels):
+        colors = pixels[:, rows]
+        if under is not None and hidden is not None:
+            here = under[rows]
+            colors = colors.clone()
+            colors[:, here] = hidden[:, begun : (begun := begun + int(here.sum()))]
+        if not bool(torch.isfinite(colors).all()):
+            raise InputError("The picture to write has NaN or infinite pixels; expected numbers from 0 to 1.")
+        if gray:
+            # Rec. 709 weights, written as differences so that equal channels come back exactly.
+            red, green, blue = colors
+            colors = (red + (0.7152 * (green - red) + 0.0722 * (blue - red)))[None]
+        planes = [*colors, *(() if alpha is None else alpha[:, rows].detach().cpu())]
+        for channel, plane in enumerate(planes):
+            values: Array = plane.clamp(0, 1).numpy()
+            if curve is not None and channel < len(colors):
+                values = np.interp(values, curve, RAMP)
+            band = stored[rows, :, channel]
+            if depth == "float32":
+                band[...] = values
+            else:
+                band[...] = np.rint(values * (2**bits - 1))
+            if depth == "uint16" and bits < 16:
+                band <<= 16 - bits
+    return stored
 
 
 def _without_resolution(data: bytes, file_format: str) -> bytes:
@@ -365,8 +425,13 @@ def _without_resolution(data: bytes, file_format: str) -> bytes:
         return data[:13] + b"\0\0\1\0\1" + data[18:]
     if file_format == "png" and (start := data.find(b"pHYs", 33, data.find(b"IDAT"))) > 0:
         return data[: start - 4] + data[start + 17 :]  # length 4, name 4, payload 9, checksum 4
-    if file_format == "tiff" and data[2:4] in (b"*\0", b"\0*"):
+    if file_format == "tiff":
         edited = bytearray(data)
-        exif.set_tag(edited, exif.RESOLUTION_UNIT, 1)
+        _unstate_resolution_in_tiff(edited)
         return bytes(edited)
     return data
+
+
+def _unstate_resolution_in_tiff(data: bytearray | mmap.mmap) -> None:
+    if data[2:4] in (b"*\0", b"\0*"):  # not in BigTIFF
+        exif.set_tag(data, exif.RESOLUTION_UNIT, 1)
