@@ -7,6 +7,7 @@ PellucidError           what pellucid raises on purpose                         
 │   ├── ImageTooLargeError        more pixels than the limit, read from the header       HTTP 413, exit 2
 │   ├── OutputExistsError         writing would replace a file                           HTTP 409, exit 2
 │   ├── JournalError              the record of a batch can't be read or kept            HTTP 500, exit 2
+│   ├── UnreachableError          a cluster or a store of files does not answer          HTTP 503, exit 2
 │   └── LeakError                 training pictures hold a test picture                  HTTP 422, exit 2
 ├── RegistryError           a name                                                       HTTP 500, exit 2
 │   ├── UnknownNameError          nothing has this name; the nearest ones are offered    HTTP 404, exit 2
@@ -88,6 +89,12 @@ class JournalError(InputError):
     """The record of what was done in an output folder can't be read, or can't be kept."""
 
     http_status = 500
+
+
+class UnreachableError(InputError):
+    """A cluster or a store of files does not answer, or refuses."""
+
+    http_status = 503
 
 
 class LeakError(InputError):

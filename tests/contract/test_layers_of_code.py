@@ -22,7 +22,7 @@ LAYERS = (
     {"restorer", "datasets"},
     {"recipe", "folders", "one_call"},  # a recipe names the sources and tasks of data, and the data sets
     {"evaluate", "explain", "batch", "convert"},
-    {"train"},
+    {"train", "cluster"},  # runs batches on many machines
     {"train_recognizer"},  # shares the training's habits
     {"service", "app"},  # doors of their own
     {"cli"},  # which a command opens

@@ -99,7 +99,7 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
             problem = {"type": "InputError", "message": message}
             print_json({"input": str(path), "output": None, "ok": False, "error": problem})
     if not options.quiet:
-        say(_summary(counts, len(failures), plan.skipped))
+        say(summary(counts, len(failures), plan.skipped))
     if failures:
         print_failures(failures)
     return not failures
@@ -108,7 +108,7 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
 def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
     """Each picture: a job, or what is known of it already."""
     claims, entries = _known(output)
-    settings_hash = _settings(options).hash if entries else ""
+    settings_hash = settings_of(options).hash if entries else ""
     steps: list[Job | Outcome] = []
 
     def judged(planned: PlannedJob) -> tuple[Reason, Entry | None]:
@@ -128,7 +128,7 @@ def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
     if any(reason == "taken" for reason, _ in found) and Journal.exists(output):
         # Another run may have put them there since the journal was read.
         claims, entries = _known(output)
-        settings_hash = _settings(options).hash
+        settings_hash = settings_of(options).hash
     for planned, (reason, entry) in zip(plan.jobs, found, strict=True):
         if reason == "taken":
             reason, entry = judged(planned)
@@ -161,7 +161,7 @@ def _run(
     if not todo:
         yield from (step for step in steps if isinstance(step, Outcome))
         return
-    settings = _settings(options)
+    settings = settings_of(options)
     preload()  # the processes that read and write wake up while the network is loaded
     restorer = load_restorer(
         options.model,
@@ -190,7 +190,7 @@ def _run(
             yield from batch.run(steps, bars.part_done)
 
 
-def _settings(options: Options) -> Settings:
+def settings_of(options: Options) -> Settings:
     """On what results depend. The precision that a probe would choose is not among it: it may vary."""
     values = {
         "weights": _hash_weights(options.model),
@@ -228,7 +228,8 @@ def _tell(todo: list[Job]) -> None:
     say(f"{len(todo)} would be restored; nothing was done")
 
 
-def _summary(counts: Counter[str], failed: int, skipped: int) -> str:
+def summary(counts: Counter[str], failed: int, skipped: int) -> str:
+    """What became of all pictures, in a line."""
     parts = [f"{counts['restored'] + counts['left alone']} restored"]
     if counts["left alone"]:
         parts[0] += f" ({counts['left alone']} of them left alone, nothing is wrong; see --no-guard)"

@@ -1,5 +1,6 @@
 """Progress on stderr: one bar over all pictures with the time left, one over the parts of the current one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -61,7 +62,7 @@ def _pixels(path: Path) -> int:
     return header.width * header.height
 
 
-def print_failures(failures: list[tuple[Path, str]]) -> None:
+def print_failures(failures: Sequence[tuple[Path | str, str]]) -> None:
     """A table of what failed and why, on stderr."""
     table = Table("not restored", "why", box=None, pad_edge=False)
     for path, message in failures:

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +17,7 @@ from pellucid.cli._shared import (
     Prompt,
     parse_path,
 )
+from pellucid.errors import InputError
 from pellucid.weights import DEFAULT
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ class Untouched(StrEnum):
 
 def restore(
     inputs: Annotated[
-        list[Path],
-        typer.Argument(parser=parse_path, help="Pictures, and folders of pictures.", show_default=False),
+        list[str],
+        typer.Argument(help="Pictures, and folders of pictures; URLs and manifests too.", show_default=False),
     ],
-    output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for several pictures.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="A file, or a folder for several pictures, or its URL.")
+    ],
     model: Model = DEFAULT,
     strength: Annotated[
         str,
@@ -79,6 +81,18 @@ def restore(
         bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be restored.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on the Ray cluster there (extra ray), or on a Ray of this machine's own: local. URLs "
+            "(s3://...) imply local.",
+        ),
+    ] = None,
+    actor: Annotated[
+        str,
+        typer.Option(help="What a process of a cluster takes of a machine, as cpu=4 or gpu=0.25,cpu=2."),
+    ] = "cpu=1",
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")] = False,
 ) -> None:
@@ -92,37 +106,45 @@ def restore(
     code 1.
 
     A journal in the output folder knows what was done: the same command again does only what is missing or
-    changed, after a kill too.
+    changed, after a kill too. On a cluster (--ray) a report beside the pictures does; see docs/cluster.md.
     """
+    from pellucid.cli._batch import Options, restore_several, select
     from pellucid.cli._jobs import plan_jobs
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
     from pellucid.strength import Strength
 
     kept = Strength.parse(strength)  # refused before anything is loaded
-    as_folder = output.endswith(("/", "\\"))
-    target = parse_path(output)
-    plan = plan_jobs(inputs, target, IMAGE_SUFFIXES, as_folder=as_folder)
+    sources, target = [parse_path(text) for text in inputs], parse_path(output)
     limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
-    if not plan.single:
-        from pellucid.cli._batch import Options, restore_several, select
+    options = Options(
+        model,
+        device,
+        precision,
+        memory,
+        engine,
+        prompt,
+        kept,
+        guard,
+        limits,
+        untouched.value,
+        overwrite,
+        retry_failed,
+        as_json,
+        quiet,
+    )
+    if ray is not None or any("://" in url for url in (*inputs, output)):
+        from pellucid.cli._cluster import Place, restore_on_cluster
 
+        if since is not None or dry_run:
+            raise InputError("--since and --dry-run don't go with --ray and URLs. Leave them out.")
+        place = Place(ray or "local", actor)
+        if not restore_on_cluster(inputs, output, options, place, include or [], exclude or []):
+            raise typer.Exit(1)
+        return
+    as_folder = output.endswith(("/", "\\"))
+    plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
+    if not plan.single:
         select(plan, target, include or [], exclude or [], since)
-        options = Options(
-            model,
-            device,
-            precision,
-            memory,
-            engine,
-            prompt,
-            kept,
-            guard,
-            limits,
-            untouched.value,
-            overwrite,
-            retry_failed,
-            as_json,
-            quiet,
-        )
         if not restore_several(plan, target, options, dry_run=dry_run):
             raise typer.Exit(1)
         return
@@ -169,8 +191,6 @@ def _restore_one(
     Raises:
         PellucidError: whatever is foreseeable.
     """
-    from pellucid.errors import InputError
-
     start = time.perf_counter()
     image = restorer.read(job.source, limits=limits)
     seconds = {"read": time.perf_counter() - start}

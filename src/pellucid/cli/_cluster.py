@@ -1,0 +1,120 @@
+"""`pellucid restore --ray`: the options as a task for a cluster, and what is said about the run."""
+
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid import weights
+from pellucid.cli._batch import Options, settings_of, summary
+from pellucid.cli._interrupt import stop_if_interrupted
+from pellucid.cli._progress import print_failures
+from pellucid.cli._shared import parse_size, print_json, progress_bar, say
+from pellucid.errors import InputError
+from pellucid.image_io import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from pellucid.cluster.worker import Outcome
+
+MOST_LISTED = 100  # failures; the report holds all
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to run: address of a cluster, and what an actor takes of a machine, as given."""
+
+    address: str
+    actor: str
+
+
+def restore_on_cluster(
+    urls: Sequence[str],
+    output: str,
+    options: Options,
+    place: Place,
+    include: Sequence[str],
+    exclude: Sequence[str],
+) -> bool:
+    """Restore what is left to do on a cluster; whether all went well.
+
+    Raises:
+        InputError: the extra is not installed, or an option has no meaning here. Else as
+            `pellucid.cluster.run.restore`.
+    """
+    try:
+        from pellucid.cluster import run, storage
+        from pellucid.cluster.inputs import Inputs
+        from pellucid.cluster.report import FOLDER
+        from pellucid.cluster.worker import Task
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed, which runs on clusters need. "
+            "Install it with: pip install 'pellucid[ray]'"
+        ) from error
+    size = run.ActorSize.parse(place.actor)
+    if Path(output).suffix.lower() in IMAGE_SUFFIXES:
+        raise InputError(
+            f"The output {output} is named like a picture; a cluster writes to a folder. Name one."
+        )
+    if options.untouched == "link":
+        raise InputError("--untouched link has no meaning for stores of files; expected copy or skip.")
+    model = weights.find(options.model)
+    settings = settings_of(options)
+    task = Task(
+        storage.absolute(output),
+        uuid.uuid4().hex,
+        {},
+        settings.hash,
+        options.model,
+        settings.values["weights"],
+        options.device,
+        options.precision,
+        None if options.memory is None else parse_size(options.memory),
+        options.engine,
+        options.guard,
+        options.prompt,
+        options.strength,
+        untouched=options.untouched,
+        overwrite=options.overwrite,
+        retry_failed=options.retry_failed,
+        max_pixels=options.limits.max_pixels,
+    )
+    embedded = options.model in weights.names()
+    inputs = Inputs([storage.absolute(url) for url in urls], task.output, include, exclude)
+    total = inputs.check()
+    counts, failed, failures = Counter[str](), 0, list[tuple[str, str]]()
+    with run.connected(place.address), progress_bar() as bar:
+        shown = bar.add_task("Pictures", total=total)
+        for outcome in run.restore(inputs, task, None if embedded else model.path.read_bytes(), size):
+            if outcome.error is None:
+                counts[outcome.state] += 1
+            else:
+                failed += 1
+                counts["failed before"] += outcome.known
+                if len(failures) < MOST_LISTED:
+                    failures.append((outcome.path, outcome.error))
+            if options.as_json:
+                print_json(_row(outcome, task.output))
+            bar.advance(shown)
+            stop_if_interrupted()
+    if not counts and not failed:
+        raise InputError(
+            f"There are no pictures in {', '.join(urls)} ({inputs.skipped} other files); expected files "
+            f"ending in {', '.join(IMAGE_SUFFIXES)}."
+        )
+    if not options.quiet:
+        say(summary(counts, failed, inputs.skipped))
+    if failures:
+        print_failures(failures)
+        if failed > len(failures):
+            say(f"... and {failed - len(failures)} more: see the report in {task.output}/{FOLDER}/report")
+    return not failed
+
+
+def _row(outcome: "Outcome", output: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"input": outcome.path, "state": outcome.state}
+    if outcome.error is not None:
+        return row | {"output": None, "ok": False, "error": outcome.error}
+    return row | {"output": f"{output}/{outcome.name}", "ok": True}

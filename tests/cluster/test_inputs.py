@@ -1,0 +1,95 @@
+"""Which pictures there are, and what their outputs are called; and what the report knows."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pellucid.cluster.inputs import Inputs
+from pellucid.cluster.report import SCHEMA, Known, Records, Row, now
+from pellucid.errors import InputError, JournalError
+
+
+def manifest(path, rows, column="path") -> str:
+    pq.write_table(pa.table({column: rows}), path)
+    return str(path)
+
+
+def test_a_folder_keeps_its_tree_without_hidden_files_links_and_the_output(folder):
+    (folder / "link.png").symlink_to(folder / "a.png")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "notes.txt").write_bytes(b"")
+    (folder / "out" / "deep").mkdir(parents=True)
+    (folder / "out" / "deep" / "old.png").write_bytes(b"")
+    inputs = Inputs([str(folder)], f"{folder}/out", exclude=["*.jpg"])
+    assert inputs.check() is None
+    names = ["a.png", "broken.png", "e.webp", "f.png", "sub/c.tif", "sub/d.png"]
+    assert list(inputs.pairs()) == [(f"{folder}/{name}", name) for name in names]
+    assert inputs.skipped == 3  # the text, two JPEG
+
+
+def test_several_go_below_their_own_names(folder, tmp_path):
+    inputs = Inputs([str(folder / "sub"), str(folder / "a.png")], str(tmp_path / "out"))
+    assert inputs.check() == 3
+    assert [name for _, name in inputs.pairs()] == ["sub/c.tif", "sub/d.png", "a.png"]
+    with pytest.raises(InputError, match=r"a\.png and .*a\.png would both be written to"):
+        Inputs([str(folder / "a.png"), f"{folder}/sub/../a.png"], str(tmp_path / "out")).check()
+
+
+def test_a_manifest_names_outputs_by_its_paths(tmp_path):
+    url = manifest(tmp_path / "all.parquet", ["x/a.png", "s3://bucket/b.png", "/data/c.png"])
+    inputs = Inputs([url], str(tmp_path / "out"))
+    assert inputs.check() == 3
+    assert list(inputs.pairs()) == [
+        (f"{tmp_path}/x/a.png", "x/a.png"),
+        ("s3://bucket/b.png", "bucket/b.png"),
+        ("/data/c.png", "data/c.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "told"),
+    [
+        (["a.png", "b.png", "a.png"], "path", "would both be written"),
+        (["../a.png"], "path", "without '..'"),
+        ([None], "path", "has the path None"),
+        ([1], "path", "has the path 1"),
+        (["a.png"], "file", "column 'path'"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_before_the_start(tmp_path, rows, column, told):
+    url = manifest(tmp_path / "all.parquet", rows, column)
+    with pytest.raises(InputError, match=told):
+        Inputs([url], str(tmp_path / "out")).check()
+
+
+def test_hopeless_inputs_are_refused(tmp_path, folder):
+    with pytest.raises(InputError, match="does not exist"):
+        Inputs([str(tmp_path / "nothing")], str(tmp_path / "out")).check()
+    with pytest.raises(InputError, match="written to itself"):
+        list(Inputs([str(folder)], str(folder)).pairs())
+    (tmp_path / "bad.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(InputError, match="can't be used as a manifest"):
+        Inputs([str(tmp_path / "bad.parquet")], str(tmp_path / "out")).check()
+    with pytest.raises(InputError, match="protocol"):
+        Inputs(["nonsense://x"], str(tmp_path / "out")).check()
+
+
+def test_the_last_row_counts(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [Row("", f"{n}.png", "restored", "s", f"run{n}", now(), precision="bf16") for n in range(500)]
+    rows += [Row("", f"{n}.png", "failed", "s", "later", now()) for n in range(0, 500, 2)]
+    table = pa.Table.from_pylist([vars(rows[i]) for i in rng.permutation(len(rows))], schema=SCHEMA)
+    known = Known(table.select(["name", "state", "settings", "run", "finished", "precision"]))
+    assert len(known) == 500
+    assert all(known.row("", f"{n}.png").run == ("later" if n % 2 == 0 else f"run{n}") for n in range(500))
+    assert known.row("", "500.png") is None
+    assert (known.precision("s"), known.precision("others")) == ("bf16", None)
+    assert Known(table.slice(0, 0)).row("", "0.png") is None
+
+
+def test_a_report_that_is_none_is_named(tmp_path):
+    (tmp_path / "_pellucid" / "report").mkdir(parents=True)
+    (tmp_path / "_pellucid" / "report" / "x.parquet").write_bytes(b"half a file")
+    with pytest.raises(JournalError, match=r"x\.parquet can't be read"):
+        Records(str(tmp_path)).known()

@@ -1,0 +1,138 @@
+"""What a process does with a block, by what lies there and what is known; no Ray."""
+
+import os
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from pellucid.checkpoint import hash_file
+from pellucid.cluster import storage
+from pellucid.cluster.report import Records, Row, now
+from pellucid.cluster.worker import Task, Worker, judge, load_restorer
+from pellucid.errors import HashMismatchError
+
+
+@pytest.fixture
+def task(small_weights, tmp_path) -> Task:
+    return Task(
+        str(tmp_path / "out"),
+        "first",
+        {"first": time.time()},
+        "settings",
+        str(small_weights),
+        hash_file(small_weights),
+        device="cpu",
+        precision="float32",
+        guard=False,
+    )
+
+
+def do(task: Task, folder, *names: str) -> dict[str, str]:
+    """States after a run over these pictures; its reports are kept."""
+    records = Records(task.output)
+    task = replace(task, began=records.begin(task.run, [str(folder)]))
+    with closing(Worker(task, None, records.known())) as worker:
+        outcomes = worker.restore([f"{folder}/{name}" for name in names], names)
+    records.join_parts(task.run)
+    records.end(task.run, [str(folder)])
+    return {outcome.name: f"{outcome.state}{' before' if outcome.known else ''}" for outcome in outcomes}
+
+
+def test_a_run_does_what_is_missing_or_changed(task, folder, save):
+    names = ("a.png", "b.jpg", "sub/c.tif", "sub/d.png", "broken.png", "missing.png")
+    first = do(task, folder, *names)
+    assert first == dict.fromkeys(names, "restored") | {"broken.png": "failed", "missing.png": "failed"}
+
+    out = folder.parent / "out"
+    (out / "a.png").unlink()
+    save(folder / "b.jpg", 99)
+    os.utime(folder / "sub/c.tif", (1, 1))  # the same bytes
+    save(out / "sub/d.png", 98)  # edited by hand
+    os.utime(out / "sub/d.png", (1, 1))
+    (folder / "missing.png").write_bytes((folder / "a.png").read_bytes())
+    second = do(replace(task, run="second"), folder, *names)
+    assert second == {
+        "a.png": "restored",
+        "b.jpg": "restored",
+        "sub/c.tif": "done before",
+        "sub/d.png": "taken",
+        "broken.png": "failed before",
+        "missing.png": "restored",
+    }
+    assert (out / "a.png").read_bytes() == (out / "missing.png").read_bytes()
+    third = do(
+        replace(task, run="third", settings="others", retry_failed=True), folder, "a.png", "broken.png"
+    )
+    assert third == {"a.png": "restored", "broken.png": "failed"}
+
+
+def test_what_a_killed_run_left_is_done_again_and_what_is_not_ours_stays(task, folder, save, tmp_path):
+    out = tmp_path / "out"
+    save(out / "a.png", 97)
+    os.utime(out / "a.png", (1, 1))  # from before
+    save(out / "b.jpg", 96)  # as a killed run would leave it, with no row
+    Records(task.output).begin("killed", [str(folder)])
+    old = (out / "a.png").read_bytes(), (out / "b.jpg").read_bytes()
+    assert do(task, folder, "a.png", "b.jpg") == {"a.png": "taken", "b.jpg": "restored"}
+    assert (out / "a.png").read_bytes() == old[0]
+    assert (out / "b.jpg").read_bytes() != old[1]
+    assert not list((out / "_pellucid" / "runs").iterdir())  # nothing is in flight now
+    assert do(replace(task, run="second", overwrite=True), folder, "a.png") == {"a.png": "restored"}
+
+
+def test_a_block_is_not_done_twice(task, folder, monkeypatch):
+    """Its process was lost after it kept the rows, before it could say so."""
+    with closing(Worker(task, None, None)) as worker:
+        paths, names = [f"{folder}/a.png", f"{folder}/broken.png"], ["a.png", "broken.png"]
+        first = worker.restore(paths, names)
+        monkeypatch.setattr(worker, "_restorer", None)
+        assert worker.restore(paths, names) == first
+    assert [outcome.state for outcome in first] == ["restored", "failed"]
+
+
+def test_a_fault_or_a_silent_store_is_tried_again(task, folder, monkeypatch):
+    with closing(Worker(task, None, None)) as worker:
+        monkeypatch.setattr(worker, "_restorer", lambda *_, **__: 1 / 0)
+        (fault,) = worker.restore([f"{folder}/a.png"], ["a.png"])
+        (silent,) = worker.restore([f"{folder}/b.jpg"], ["a.png/b.jpg"])
+        Records(task.output).join_parts("first")
+    assert (fault.state, "division" in (fault.error or "")) == ("broken off", True)
+    assert silent.state == "broken off"
+    assert do(replace(task, run="second"), folder, "a.png") == {"a.png": "restored"}
+
+
+def test_other_weights_or_another_version_are_refused(task):
+    with pytest.raises(HashMismatchError, match="other weights"):
+        load_restorer(replace(task, weights_sha256="0" * 64), None)
+    with pytest.raises(HashMismatchError, match=r"started by 9\.9"):
+        load_restorer(replace(task, version="9.9"), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ours", "same", "retry_failed", "expected"),
+    [
+        (None, False, True, False, "do"),
+        ({}, True, True, False, "done"),
+        ({}, True, False, False, "compare"),
+        ({}, False, True, False, "do"),
+        ({"settings": "others"}, True, True, False, "do"),
+        ({"state": "failed"}, False, True, False, "failed"),
+        ({"state": "failed"}, False, True, True, "do"),
+        ({"state": "failed"}, False, False, False, "do"),
+        ({"state": "broken off"}, False, True, False, "do"),
+        ({"state": "left alone", "output_size": None}, False, True, False, "done"),
+    ],
+)
+def test_the_verdict(changes, ours, same, retry_failed, expected):
+    row = Row("in/a.png", "a.png", "restored", "settings", "run", now(), output_size=1, output_version="1")
+    known = None if changes is None else replace(row, **changes)
+    assert judge(known, "settings", ours, same, retry_failed) == expected
+
+
+def test_no_temporary_file_of_a_killed_process_stays(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".pellucid-0123-4567.tmp").write_bytes(b"half")
+    storage.remove_leftovers(str(tmp_path))
+    assert not list((tmp_path / "sub").iterdir())
