@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python examples/demo.py
@@ -16,6 +16,9 @@ check: $(VENV)/.test-tools
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+
+bench: $(VENV)/.test-tools
+	$(VENV)/bin/python benchmarks/bench.py --large --json benchmarks/results/bench.json --commit "$$(git rev-parse --short HEAD)"
 
 clean:
 	rm -rf $(VENV) restored dist
