@@ -19,6 +19,7 @@ from typing import Any, cast
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its own log files tell more
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # else lost processes are told of on stdout
 
 import pyarrow as pa
 import ray
