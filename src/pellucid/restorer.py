@@ -492,6 +492,19 @@ class TorchRestorer(_Streaming):
         )
         return Restoration(dataclasses.replace(degraded, pixels=pixels), report, image)
 
+    @torch.inference_mode()
+    def run(
+        self, degraded: Tensor, *, diagnosis: str | None = None, strength: Strength | None = None
+    ) -> Tensor:
+        """The restored (3, H, W) of one in [0, 1], without guard, recognizer and report: a frame of a film.
+
+        Raises:
+            InputError: a diagnosis that can't be used, or none for a guided network.
+            RestorationError: as a call.
+        """
+        restored = self._restore(degraded, self._prompt(diagnosis), None)[0]
+        return (strength or Strength()).mix(degraded, restored)
+
     def read(self, path: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageBuffer:
         """A picture file, as `pellucid.image_io.read_image` reads it.
 

@@ -21,7 +21,7 @@ LAYERS = (
     },  # a recognizer before the restorer, and what it is trained on
     {"restorer", "datasets"},
     {"recipe", "folders", "one_call"},  # a recipe names the sources and tasks of data, and the data sets
-    {"evaluate", "explain", "batch", "convert"},
+    {"evaluate", "explain", "batch", "video", "convert"},
     {"train", "cluster"},  # runs batches on many machines
     {"train_recognizer"},  # shares the training's habits
     {"service", "app"},  # doors of their own

@@ -110,6 +110,7 @@ def restore(
     """
     from pellucid.cli._batch import Options, restore_several, select
     from pellucid.cli._jobs import plan_jobs
+    from pellucid.cli._video import is_film, restore_film
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
     from pellucid.strength import Strength
 
@@ -142,6 +143,9 @@ def restore(
             raise typer.Exit(1)
         return
     as_folder = output.endswith(("/", "\\"))
+    if is_film(sources[0]) and len(sources) == 1:
+        restore_film(sources[0], target, options, as_folder=as_folder)
+        return
     plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
     if not plan.single:
         select(plan, target, include or [], exclude or [], since)

@@ -128,6 +128,20 @@ def write_bytes(data: bytes, path: PathLike, *, overwrite: bool = False) -> Path
     return path
 
 
+def move_file(source: PathLike, path: PathLike, *, overwrite: bool = False) -> Path:
+    """Give a complete file of the same disk its name, with the guarantees of `write_image`.
+
+    Raises:
+        OutputExistsError, InputError: as in `write_image`.
+    """
+    source, path = Path(source), Path(path)
+    with _writable(path, overwrite):
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
+        _publish(source, path, overwrite)
+    return path
+
+
 def check_writable(path: PathLike, *, overwrite: bool = False) -> None:
     """Refuse now, before long work, a target that `write_bytes` would refuse later.
 

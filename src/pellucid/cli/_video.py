@@ -1,0 +1,100 @@
+"""`pellucid restore` of a film."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pellucid.cli._interrupt import stop_if_interrupted
+from pellucid.cli._shared import describe, load_restorer, print_json, say
+from pellucid.errors import InputError, PellucidError
+
+if TYPE_CHECKING:
+    from pellucid.cli._batch import Options
+    from pellucid.video import VideoReport
+
+
+def is_film(path: Path) -> bool:
+    """Whether a path is named like a film."""
+    from pellucid.video.container import READABLE_SUFFIXES
+
+    return path.suffix.lower() in READABLE_SUFFIXES
+
+
+def restore_film(source: Path, output: Path, options: "Options", *, as_folder: bool) -> None:
+    """Restore one film, and say so.
+
+    Raises:
+        PellucidError: whatever is foreseeable.
+    """
+    from pellucid.video import restore_video
+
+    if not source.exists():
+        raise InputError(f"{source} does not exist. Check the name.")
+    target = output / source.name if as_folder or output.is_dir() else output
+    try:
+        restorer = load_restorer(
+            options.model,
+            options.device,
+            options.precision,
+            options.memory,
+            guard=options.guard,
+            engine=options.engine,
+        )
+        if not options.quiet:
+            say(describe(restorer.describe()))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        console = Console(stderr=True)
+        columns = (TextColumn("Frames"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        hidden = options.quiet or not console.is_terminal
+        with Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
+        ) as bar:
+            task = bar.add_task("", total=None)
+
+            def frame_done(done: int, total: int) -> None:
+                stop_if_interrupted()
+                bar.update(task, completed=done, total=max(done, total))
+
+            report = restore_video(
+                restorer,
+                source,
+                target,
+                diagnosis=options.prompt,
+                strength=options.strength,
+                overwrite=options.overwrite,
+                progress=frame_done,
+            )
+    except KeyboardInterrupt:
+        if not options.quiet:
+            say("what is done is kept; the same command goes on from there")
+        raise
+    except PellucidError as error:
+        if options.as_json:
+            problem = {"type": type(error).__name__, "message": str(error)}
+            print_json({"input": str(source), "output": None, "ok": False, "error": problem})
+        raise
+    if options.as_json:
+        row = {"input": str(source), "output": str(target), "ok": True}
+        print_json(row | {"report": report.to_dict()})
+    if not options.quiet:
+        say(_summary(report))
+
+
+def _summary(report: "VideoReport") -> str:
+    alone = sum(shot["left_alone"] for shot in report.shots)
+    parts = [f"{report.frames} frames in {len(report.shots)} shots ({alone} left alone)"]
+    flicker = report.flicker
+    if flicker["input_light"] is not None:
+        parts.append(
+            f"light flickers by {flicker['output_light']:.2f} gray levels where nothing moves, before by "
+            f"{flicker['input_light']:.2f}"
+        )
+    if report.interlaced:
+        parts.append(f"{report.interlaced} interlaced frames, restored as they are: deinterlace them first")
+    if report.film["hdr"]:
+        parts.append("HDR, restored as it is coded; its tags are kept, mastering data is not")
+    if report.not_copied:
+        parts.append(f"not copied: {', '.join(report.not_copied)}")
+    return "; ".join(parts)

@@ -1,0 +1,262 @@
+"""Films keep their times, sound and tags, are cleaner, and go on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from skimage import data
+from tests.video.conftest import packets, pictures, read_film, write_film
+from typer.testing import CliRunner
+
+from pellucid.cli import create_app
+from pellucid.errors import InputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
+from pellucid.strength import Strength
+from pellucid.video import restore_video
+from pellucid.video.container import opened, pixels_of, video_stream
+
+
+def psnr(frames, expected):
+    error = np.mean([np.mean((a.astype(float) - b) ** 2) for a, b in zip(frames, expected, strict=True)])
+    return 10 * np.log10(255**2 / error)
+
+
+def test_a_noisy_film_becomes_clean_at_its_own_times_with_its_own_sound(restorer, tmp_path):
+    times = [9000, 12_600, 14_000, 21_001, 25_200, 28_800, 32_400]  # a variable rate that does not begin at 0
+    source = write_film(
+        *(tmp_path / "film.mp4", pictures(7)), times=times, sound=True, pixel_format="yuv444p"
+    )
+    calls = []
+    report = restore_video(
+        restorer, source, tmp_path / "out.mp4", progress=lambda *call: calls.append(call), segment_frames=3
+    )
+    clean, (restored, seconds), noisy = (
+        pictures(7, sigma=0),
+        read_film(tmp_path / "out.mp4"),
+        read_film(source),
+    )
+    assert psnr(restored, clean) > psnr(noisy[0], clean) + 3
+    assert seconds == noisy[1]
+    assert seconds == pytest.approx([t / 90_000 for t in times])
+    assert packets(tmp_path / "out.mp4", "audio") == packets(source, "audio")
+    with av.open(str(tmp_path / "out.mp4")) as result:
+        assert result.metadata["title"] == "A window on a photograph"
+    assert calls == [(i, 7) for i in range(1, 8)]
+    assert (report.frames, report.streams_copied, report.not_copied, report.resumed_at) == (7, 1, [], 0)
+    assert [shot["kinds"] for shot in report.shots] == [["noise"]]
+    assert json.loads(json.dumps(report.to_dict()))["film"]["rate"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "out.mp4"]
+
+
+def test_at_strength_0_and_in_a_clean_film_frames_come_back_but_for_the_encoding(restorer, tmp_path):
+    frames = pictures(5, sigma=0)
+    source = write_film(tmp_path / "film.mkv", frames)
+    for strength in (Strength.of(0), Strength.of(1)):
+        report = restore_video(restorer, source, tmp_path / "out.mkv", strength=strength, overwrite=True)
+        assert psnr(read_film(tmp_path / "out.mkv")[0], read_film(source)[0]) > 38
+        if strength.plain == 0:
+            assert [shot["left_alone"] for shot in report.shots] == [True]
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mov"])
+def test_ten_bits_and_hdr_tags_are_kept(unguarded, suffix, tmp_path):
+    colors = (9, 16, 9, 1)  # BT.2020, PQ
+    source = write_film(
+        *(tmp_path / "film.mkv", pictures(3)), codec="libx265", pixel_format="yuv420p10le", colors=colors
+    )
+    report = restore_video(unguarded, source, tmp_path / f"out{suffix}")
+    assert report.film["hdr"]
+    with opened(tmp_path / f"out{suffix}") as container:
+        stream = video_stream(container, source)
+        frame = next(container.decode(stream))
+    assert frame.format.name == "yuv420p10le"
+    found = frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range
+    assert tuple(map(int, found)) == colors
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_turned_film_is_restored_upright_and_stays_turned(unguarded, rotation, tmp_path):
+    source = write_film(*(tmp_path / "film.mp4", pictures(3)), rotation=rotation, pixel_format="yuv444p")
+    seen = []
+    run = unguarded.run
+    unguarded.run = lambda pixels, **options: seen.append(pixels) or run(pixels, **options)
+    try:
+        report = restore_video(unguarded, source, tmp_path / "out.mp4")
+    finally:
+        del unguarded.run
+    assert report.film["rotation"] == rotation
+    stored, _ = read_film(source)
+    upright = np.rot90(stored[0], rotation // 90)
+    assert np.abs(seen[0].permute(1, 2, 0).numpy() * 255 - upright).mean() < 4
+    restored, _ = read_film(tmp_path / "out.mp4")
+    assert psnr(restored, pictures(3, sigma=0)) > psnr(stored, pictures(3, sigma=0)) + 3
+    with opened(tmp_path / "out.mp4") as container:
+        assert round(next(container.decode(video=0)).rotation) % 360 == rotation
+
+
+def test_chapters_subtitles_and_languages_are_kept(unguarded, tmp_path):
+    source = write_film(tmp_path / "film.mkv", pictures(3), sound=True, subtitles=True)
+    report = restore_video(unguarded, source, tmp_path / "out.mkv")
+    assert report.streams_copied == 2
+    assert packets(tmp_path / "out.mkv", "subtitle") == packets(source, "subtitle")
+    assert [words for _, words in packets(source, "subtitle")] == [b"Zeile 0", b"Zeile 1"]
+    with av.open(str(source)) as before, av.open(str(tmp_path / "out.mkv")) as after:
+        assert len(after.chapters()) == 2
+        assert [s.language for s in after.streams] == [s.language for s in before.streams]
+        assert "ger" in [s.language for s in after.streams]
+        assert [c["metadata"] for c in after.chapters()] == [c["metadata"] for c in before.chapters()]
+        assert [Fraction(c["end"]) * c["time_base"] for c in after.chapters()] == [
+            Fraction(c["end"]) * c["time_base"] for c in before.chapters()
+        ]
+
+
+def test_what_the_format_cannot_hold_is_told(unguarded, tmp_path):
+    source = write_film(tmp_path / "film.mp4", pictures(2), sound=True)  # AAC is not for WebM
+    report = restore_video(unguarded, source, tmp_path / "out.webm")
+    assert report.streams_copied == 0
+    assert report.not_copied == ["audio aac (stream 1)"]
+
+
+@pytest.mark.parametrize(("size", "pixel_format"), [((33, 47), "yuv444p"), ((64, 80), "yuv422p")])
+def test_odd_sizes_and_other_subsamplings_are_kept(unguarded, size, pixel_format, tmp_path):
+    frames = [frame[: size[0], : size[1]] for frame in pictures(2)]
+    source = write_film(tmp_path / "film.mkv", frames, pixel_format=pixel_format)
+    report = restore_video(unguarded, source, tmp_path / "out.mkv")
+    assert report.pixel_format == pixel_format
+    assert read_film(tmp_path / "out.mkv")[0][0].shape[:2] == size
+
+
+def test_interlaced_frames_are_counted(unguarded, tmp_path):
+    source = write_film(tmp_path / "film.mkv", pictures(4), interlaced=True)
+    assert restore_video(unguarded, source, tmp_path / "out.mkv").interlaced == 4
+
+
+def test_each_shot_is_judged_for_itself(restorer, tmp_path):
+    noisy, clean = pictures(6), pictures(6, sigma=0, photograph=np.ascontiguousarray(data.rocket()))
+    source = write_film(tmp_path / "film.mkv", noisy + clean + noisy[:2], pixel_format="yuv444p")
+    report = restore_video(restorer, source, tmp_path / "out.mkv", segment_frames=4)
+    assert [shot["frame"] for shot in report.shots] == [0, 6, 12]
+    assert [shot["kinds"] for shot in report.shots][::2] == [["noise"], ["noise"]]
+
+
+def test_a_guided_network_is_told_per_shot(guided, tmp_path):
+    source = write_film(tmp_path / "film.mkv", pictures(3))
+    report = restore_video(guided, source, tmp_path / "out.mkv")
+    assert report.shots[0]["prompt"].startswith("noise")
+
+
+CODE = """
+import sys, time
+from pathlib import Path
+from pellucid.restorer import load
+from pellucid.video import restore_video
+restorer = load(device="cpu", precision="float32", guard=False)
+def slowly(done, total):
+    print(done, flush=True)
+    time.sleep(float(sys.argv[3]))
+restore_video(restorer, Path(sys.argv[1]), Path(sys.argv[2]), progress=slowly, segment_frames=4)
+"""
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(unguarded, tmp_path):
+    source = write_film(tmp_path / "film.mp4", pictures(14), sound=True)
+    target = tmp_path / "killed.mp4"
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, str(source), str(target), "0.3"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) == 10:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    assert not target.exists()
+    report = restore_video(unguarded, source, target, segment_frames=4)
+    assert report.resumed_at == 8
+    whole = restore_video(unguarded, source, tmp_path / "whole.mp4", segment_frames=4)
+    assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert whole.flicker == report.flicker
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "killed.mp4", "whole.mp4"]
+
+
+def test_other_settings_begin_anew(unguarded, tmp_path):
+    source, target = write_film(tmp_path / "film.mp4", pictures(6)), tmp_path / "out.mp4"
+
+    def stop(done, _):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_video(unguarded, source, target, progress=stop, segment_frames=2)
+    assert not target.exists()
+    again = restore_video(unguarded, source, target, strength=Strength.of(0.5), segment_frames=2)
+    assert again.resumed_at == 0
+
+
+def test_bad_input_is_one_sentence_and_touches_nothing(unguarded, tmp_path):
+    film = write_film(tmp_path / "film.mp4", pictures(4))
+    broken, sound = tmp_path / "broken.mp4", tmp_path / "sound.mka"
+    broken.write_bytes(film.read_bytes()[:700])
+    with av.open(str(sound), "w", format="matroska") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        block.sample_rate = 8000
+        container.mux(stream.encode(block))
+    cases = [
+        (tmp_path / "none.mp4", "out.mp4", UnreadableImageError, "no file"),
+        (broken, "out.mp4", UnreadableImageError, "can't be read as a film"),
+        (sound, "out.mp4", UnsupportedImageError, "no moving pictures"),
+        (film, "out.avi", UnsupportedImageError, "Choose one of"),
+        (film, "missing/out.mp4", InputError, "no folder"),
+        (film, "film.mp4", OutputExistsError, "exists already"),
+    ]
+    before = sorted(tmp_path.iterdir())
+    for source, target, error, words in cases:
+        with pytest.raises(error, match=words):
+            restore_video(unguarded, source, tmp_path / target)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_two_runs_do_not_share_a_target(unguarded, tmp_path):
+    source, target = write_film(tmp_path / "film.mp4", pictures(3)), tmp_path / "out.mp4"
+
+    def meanwhile(done, _):
+        if done == 1:
+            with pytest.raises(InputError, match="Another run"):
+                restore_video(unguarded, source, target)
+
+    restore_video(unguarded, source, target, progress=meanwhile)
+    assert target.exists()
+
+
+def test_the_command_takes_films(tmp_path):
+    source = write_film(tmp_path / "film.mp4", pictures(3))
+    target = tmp_path / "out.mkv"
+    command = ["restore", str(source), "-o", str(target), "--precision", "float32", "--json"]
+    done = CliRunner().invoke(create_app(), command)
+    assert done.exit_code == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert (row["ok"], row["report"]["frames"], row["output"]) == (True, 3, str(target))
+    assert "3 frames in 1 shots" in done.stderr
+    again = CliRunner().invoke(create_app(), command)
+    assert isinstance(again.exception, OutputExistsError)
+    assert json.loads(again.stdout)["error"]["type"] == "OutputExistsError"
+
+
+def test_a_frame_survives_its_way_to_rgb_and_back(tmp_path):
+    source = write_film(tmp_path / "film.mkv", pictures(1, sigma=0), pixel_format="yuv444p")
+    from pellucid.video.container import describe, frame_of
+
+    with opened(source) as container:
+        stream = video_stream(container, source)
+        frame = next(container.decode(stream))
+        film = describe(stream, frame)
+        again = frame_of(pixels_of(frame, film), film, "yuv444p")
+    off = frame.to_ndarray().astype(int) - again.to_ndarray()
+    assert np.abs(off).max() <= 1

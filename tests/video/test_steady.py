@@ -1,0 +1,70 @@
+"""A still film comes back steadier with what follows slowly than without."""
+
+import torch
+from skimage import data
+from tests.video.conftest import av, pictures, write_film
+
+from pellucid import models
+from pellucid.models.daair import Router
+from pellucid.video import restore_video
+from pellucid.video.steady import Flicker, Shots, SteadyLight, steady_routers
+
+
+def test_a_still_film_flickers_less(unguarded, tmp_path):
+    dark = [(frame * 0.25).astype("uint8") for frame in pictures(10, still=True, sigma=60)]
+    source = write_film(tmp_path / "film.mkv", dark)
+    loose = restore_video(unguarded, source, tmp_path / "loose.mkv", steady=False).flicker
+    steady = restore_video(unguarded, source, tmp_path / "steady.mkv").flicker
+    assert steady["input_light"] == loose["input_light"]
+    assert steady["output_light"] < 0.7 * loose["output_light"]
+
+
+def test_light_follows_slowly_where_nothing_moves_and_at_once_where_something_does():
+    still, light = torch.full((3, 64, 64), 0.2), SteadyLight()
+    assert torch.equal(light(still, still + 0.3), still + 0.3)
+    jump = light(still, still + 0.5)  # the network changes its mind
+    assert torch.allclose(jump, still + 0.3 + 0.15 * 0.2, atol=1e-6)
+    moved = torch.full((3, 64, 64), 0.4)
+    assert torch.allclose(light(moved, moved + 0.5), moved + 0.5, atol=1e-6)
+
+
+def test_routers_follow_and_are_put_back():
+    spec = models.get("daair_s")
+    network = spec.build(spec.config).eval()
+    before = [m.router for m in network.modules() if isinstance(getattr(m, "router", None), Router)]
+    with steady_routers(network) as routers:
+        assert [router.router for router in routers] == before
+        first, second = torch.rand(2, 1, before[0].linear.in_features, 4, 4)
+        routers[0](first, None)
+        routers[0](second, None)
+        expected = first.mean((2, 3)).lerp(second.mean((2, 3)), 0.15)
+        assert torch.allclose(routers[0].mean, expected)
+    assert [m.router for m in network.modules() if isinstance(getattr(m, "router", None), Router)] == before
+
+
+def test_a_cut_is_told_from_movement_noise_and_flashes():
+    def begins(frames):
+        shots = Shots()
+        return [shots.begins(av.VideoFrame.from_ndarray(frame, format="rgb24")) for frame in frames]
+
+    moving = pictures(6, sigma=40)
+    assert begins(moving) == [True] + [False] * 5
+    flash = (pictures(1)[0] // 2 + 120).astype("uint8")
+    assert begins([*pictures(2), flash]) == [True, False, False]
+    other = pictures(2, photograph=data.rocket())
+    assert begins([*pictures(2), *other]) == [True, False, True, False]
+
+
+def test_flicker_counts_light_only_where_nothing_moves():
+    flicker, still = Flicker(), torch.full((3, 32, 32), 0.5)
+    flicker.add(still, still)
+    half = still.clone()
+    half[:, :, 16:] = 0.9  # the right half moves
+    flicker.add(half, half + 2 / 255)
+    found = flicker.to_dict()
+    assert found["input_light"] == 0
+    assert abs(found["output_light"] - 2) < 1e-3
+    assert abs(found["input_difference"] - 0.2 * 255) < 1e-2
+    flicker.begin()
+    flicker.add(still, still)
+    assert flicker.to_dict() == found
