@@ -96,7 +96,7 @@ def restore(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")] = False,
 ) -> None:
-    """Restore photographs.
+    """Restore photographs, or a film.
 
     A picture in which surely nothing is wrong comes back as it is (--no-guard: it is restored like any
     other). A guided model finds out what is wrong, unless --prompt says it.
