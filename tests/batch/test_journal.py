@@ -1,7 +1,9 @@
 """The journal: what it keeps, and whom a picture belongs to."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -95,3 +97,14 @@ def test_a_journal_that_is_none(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match="can't be used"):
         Journal(tmp_path / "file")
+
+
+def test_what_was_recorded_reaches_the_disk_in_the_background(tmp_path, monkeypatch):
+    monkeypatch.setattr("pellucid.batch.journal.SECURED_AFTER", 0.0)
+    with Journal(tmp_path) as journal:
+        journal.record(entry())
+        journal._securing.shutdown()
+        copy = tmp_path / "copy.sqlite"  # of the database alone, without what is beside it
+        copy.write_bytes((tmp_path / ".pellucid" / "journal.sqlite").read_bytes())
+        with closing(sqlite3.connect(copy)) as database:
+            assert database.execute("SELECT count(*) FROM pictures").fetchone() == (1,)

@@ -9,7 +9,8 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 from pellucid.errors import JournalError
 
 FOLDER, FILE = ".pellucid", "journal.sqlite"
+SECURED_AFTER = 1.0  # seconds; what is younger may be lost with the power, not with a killed process
 _TABLES = """
 CREATE TABLE IF NOT EXISTS pictures (
     target TEXT PRIMARY KEY, state TEXT NOT NULL, settings TEXT NOT NULL,
@@ -86,6 +88,8 @@ class Journal:
     def __init__(self, output: Path) -> None:
         self.folder = output / FOLDER
         self._run = uuid.uuid4().hex
+        self._secured = time.monotonic()
+        self._securing = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._inherited = set[str]()  # claims that runs had which were killed
         with self._sentence():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +97,8 @@ class Journal:
             self._lock.acquire(timeout=0)
             self._database = sqlite3.connect(self.folder / FILE, timeout=60, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
+            # No waiting for the disk: a kill loses nothing so, and `_secure` sees to the loss of power.
+            self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.executescript(_TABLES)
 
     @classmethod
@@ -115,6 +121,7 @@ class Journal:
                     "DELETE FROM claims WHERE target = ?",
                     [row for row in own if row[0] not in self._inherited],
                 )
+            self._securing.shutdown()
             self._database.close()
         self._lock.release()
         self._forget(self._run)
@@ -160,12 +167,20 @@ class Journal:
             )
             self._database.execute("DELETE FROM claims WHERE target = ?", (entry.target,))
         self._inherited.discard(entry.target)
+        if time.monotonic() - self._secured > SECURED_AFTER:
+            self._secured = time.monotonic()
+            self._securing.submit(self._secure)
 
     def describe(self, settings_hash: str, settings: Mapping[str, Any]) -> None:
         """Keep what a hash of settings stands for."""
         with self._sentence():
             content = json.dumps(settings, sort_keys=True)
             self._database.execute("INSERT OR IGNORE INTO settings VALUES (?, ?)", (settings_hash, content))
+
+    def _secure(self) -> None:
+        """Bring to the disk what was recorded, without keeping anybody waiting."""
+        with suppress(sqlite3.Error), closing(sqlite3.connect(self.folder / FILE, timeout=60)) as database:
+            database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _lock_of(self, run: str) -> FileLock:
         return FileLock(self.folder / f"run-{run}.lock")
