@@ -303,7 +303,11 @@ def run_fuzz(service: Service, options: argparse.Namespace) -> dict[str, Any]:
                     seconds.append(time.perf_counter() - start)
                     found.setdefault(kind, Counter())[str(reply.status_code)] += 1
                 if reply.status_code not in (200, 413, 415, 422):
-                    print(kind, len(data), reply.status_code, reply.text[:300], data[:64].hex(), flush=True)
+                    print(kind, len(data), reply.status_code, reply.text[:300], data.hex(), flush=True)
+                    identity = reply.headers.get("x-request-id", "none")
+                    for line in service.log.read_text().splitlines():
+                        if identity in line:
+                            print(line, flush=True)
 
     in_threads(work, 4)
     with service.client() as client:
@@ -368,6 +372,8 @@ def main() -> None:
         elif options.what == "schema":
             service = Service(folder)
             command = [Path(sys.executable).with_name("schemathesis"), "run", f"{service.url}/openapi.json"]
+            # Bytes of a type that is taken need not be a picture, nor need a canceled job be gone.
+            command += ["--exclude-checks", "positive_data_acceptance,use_after_free"]
             ended = subprocess.run([*command, "--max-examples", str(options.examples)], check=False)
             service.end()
             sys.exit(ended.returncode)

@@ -529,13 +529,13 @@ def frames(file_format: str) -> bytes:
     return save(image, file_format)
 
 
-def tiff_with(tag: int, value: int) -> bytes:
-    """A TIFF whose orientation tag was made into another (LONG) one."""
+def tiff_with(tag: int, value: int, instead_of: int = 274) -> bytes:
+    """A TIFF one of whose tags (orientation, if not told) was made into another (LONG) one."""
     data = bytearray(small("tiff"))
     (first,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, first)
     places = range(first + 2, first + 2 + 12 * count, 12)
-    place = next(p for p in places if data[p : p + 2] == struct.pack("<H", 274))
+    place = next(p for p in places if data[p : p + 2] == struct.pack("<H", instead_of))
     struct.pack_into("<HHII", data, place, tag, 4, 1, value)
     return bytes(data)
 
@@ -595,6 +595,12 @@ BAD: list[tuple[str, Callable[[], bytes], type[InputError], str]] = [
         lambda: make(noise(0, (4, 4), 3, "uint8")).colourspace("lab").tiffsave_buffer(),
         UnsupportedImageError,
         "3 channels of lab",
+    ),
+    (
+        "one_of_three.tif",  # RGB, but nothing says of how many samples
+        lambda: tiff_with(0x0315, 3, instead_of=277),
+        UnsupportedImageError,
+        "1 channels of multiband",
     ),
     ("raw.nef", lambda: tiff_with(254, 1), UnsupportedImageError, "camera raw"),
     ("raw.dng", lambda: tiff_with(50706, 0x0104), UnsupportedImageError, "camera raw"),

@@ -170,7 +170,7 @@ def _load(stream: BinaryIO, name: str, limits: Limits | None) -> tuple[Any, Head
             "Convert it first."
         )
     mode, colors = COLORS.get(image.interpretation, ("rgb", 0))
-    if image.bands not in (colors, colors + 1):
+    if not colors or image.bands not in (colors, colors + 1):
         raise UnsupportedImageError(
             f"{name} has {image.bands} channels of {image.interpretation}; expected gray, RGB or CMYK, "
             "with or without one alpha. Convert it first."
