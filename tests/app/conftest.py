@@ -67,7 +67,7 @@ def restorer(small_weights: Path) -> TorchRestorer:
 def desk(tmp_path, restorer) -> Iterator[Desk]:
     folder = tmp_path / "desk"
     folder.mkdir()
-    desk = Desk([MODEL], lambda _: restorer, folder, Limits(max_pixels=1_000_000))
+    desk = Desk([MODEL], lambda *_: restorer, folder, Limits(max_pixels=1_000_000))
     yield desk
     desk.close()
     assert not folder.exists()
@@ -92,7 +92,7 @@ def serve(restorer, tmp_path_factory) -> Serve:
     def open_page(access: Access | None = None, **options) -> Iterator[Running]:
         access = access or Access(port=0)
         folder = tmp_path_factory.mktemp("page").resolve()
-        desk = Desk([MODEL], lambda _: restorer, folder, Limits(max_pixels=1_000_000))
+        desk = Desk([MODEL], lambda *_: restorer, folder, Limits(max_pixels=1_000_000))
         with listen(access) as bound:
             app = create_app(desk, access, **options)
             server = uvicorn.Server(

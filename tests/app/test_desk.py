@@ -159,6 +159,8 @@ def test_what_can_not_be_asked(desk, photo):
             ask()
     with pytest.raises(UnknownNameError):
         list(session.restore([photo()], Options("large")))
+    with pytest.raises(UnknownNameError, match="engine of this page"):
+        list(session.restore([photo()], Options("small", engine="onnxruntime")))
 
 
 def test_limits_are_the_command_lines(desk, photo):
@@ -187,3 +189,18 @@ def test_who_did_not_say_goodbye_is_gone_after_hours(desk: Desk, photo):
     desk.session("b")
     assert not session.folder.exists()
     assert desk.session("a") is not session
+
+
+def test_each_engine_is_loaded_once_and_runs(restorer, photo, tmp_path):
+    loaded = []
+
+    def load(name, engine):
+        loaded.append((name, engine))
+        return restorer
+
+    desk = Desk(["small"], load, tmp_path, engines=("torch", "openvino"))
+    session = desk.session("a")
+    for engine in ("openvino", "torch", "openvino"):
+        list(session.restore([photo()], Options("small", guard=False, engine=engine)))
+    assert loaded == [("small", "openvino"), ("small", "torch")]
+    desk.close()

@@ -99,7 +99,7 @@ def test_a_guided_model_can_be_told(desk, tmp_path):
     torch.manual_seed(0)
     Checkpoint.from_network(spec.name, spec.build(spec.config)).write(tmp_path / "guided.safetensors")
     desk.models = ("small", "guided")
-    desk._load = lambda name: load(tmp_path / "guided.safetensors", device="cpu", precision="float32")
+    desk._load = lambda *_: load(tmp_path / "guided.safetensors", device="cpu", precision="float32")
     page = Page(desk)
     told = page.choose_model("guided")
     assert told["visible"] and told["choices"][0][1] == "" and "haze" in told["choices"]

@@ -37,7 +37,7 @@ from pellucid.restorer import Report, Restoration, TorchRestorer
 from pellucid.strength import Strength
 
 IDLE = 6 * 3600.0  # seconds after which a browser that did not say goodbye is taken to be gone
-Load = Callable[[str], TorchRestorer]
+Load = Callable[[str, str], TorchRestorer]
 _SUFFIX = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "heif": ".avif"}
 
 
@@ -63,11 +63,13 @@ class Options:
         model: one that the desk offers.
         prompt: for a guided model, what is wrong; none: it finds out.
         guard: leave a picture alone in which surely nothing is wrong.
+        engine: what runs the network, one of those that the desk offers.
     """
 
     model: str
     prompt: str | None = None
     guard: bool = True
+    engine: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -126,16 +128,25 @@ class Desk:
 
     Args:
         models: names that may be chosen; the first is the default.
-        load: gives the restorer of a name.
+        load: gives the restorer of a name, run by an engine.
         folder: for everything that is kept meanwhile; `close` removes it.
         limits: as `pellucid restore` has them.
+        engines: that may be chosen; the first is the default.
     """
 
-    def __init__(self, models: Sequence[str], load: Load, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[str],
+        load: Load,
+        folder: Path,
+        limits: Limits | None = None,
+        engines: Sequence[str] = ("torch",),
+    ) -> None:
         self.models, self.folder, self.limits = tuple(models), folder, limits or Limits()
+        self.engines = tuple(engines)
         self.network = threading.Lock()  # one picture at a time gets all cores
         self._load, self._loading = load, threading.Lock()
-        self._restorers: dict[str, TorchRestorer] = {}
+        self._restorers: dict[tuple[str, str], TorchRestorer] = {}
         self._sessions: dict[str, Session] = {}
         self._opening = threading.Lock()
 
@@ -143,15 +154,18 @@ class Desk:
         """The restorer that the options ask for.
 
         Raises:
-            UnknownNameError: no such model here.
+            UnknownNameError: no such model or engine here.
             PellucidError: its weights can't be used, or it takes no such prompt.
         """
         if options.model not in self.models:
             raise UnknownNameError(unknown_name("model of this page", options.model, list(self.models)))
+        if options.engine not in self.engines:
+            raise UnknownNameError(unknown_name("engine of this page", options.engine, list(self.engines)))
+        key = options.model, options.engine
         with self._loading:
-            if options.model not in self._restorers:
-                self._restorers[options.model] = self._load(options.model)
-        restorer = copy.copy(self._restorers[options.model])  # the same network, other habits
+            if key not in self._restorers:
+                self._restorers[key] = self._load(*key)
+        restorer = copy.copy(self._restorers[key])  # the same network, other habits
         restorer.guard = options.guard
         if options.prompt is not None:
             restorer.check_diagnosis(options.prompt)
@@ -163,7 +177,7 @@ class Desk:
         Raises:
             PellucidError: as `restorer`.
         """
-        restorer = self.restorer(Options(model))
+        restorer = self.restorer(Options(model, engine=self.engines[0]))
         return list(restorer.network.config.prompts) if restorer.spec.guided else []  # type: ignore[union-attr, arg-type]
 
     def session(self, key: str) -> "Session":
@@ -218,7 +232,8 @@ class Session:
         source = self._take(file)
         with _named(source):
             image = read_image(source, limits=self.desk.limits)
-        diagnosis = self.desk.restorer(Options(self.desk.models[0])).recognizer(image)
+        default = Options(self.desk.models[0], engine=self.desk.engines[0])
+        diagnosis = self.desk.restorer(default).recognizer(image)
         preview = source.parent / "preview.jpg"
         preview.write_bytes(encode_preview(image, fit(image.pixels, SIDE)))
         return Looked(source.name, image.width, image.height, preview, diagnosis)

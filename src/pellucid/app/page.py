@@ -78,6 +78,14 @@ class Page:
                 info=words["prompt_about"],
                 visible=bool(prompts),
             )
+            self.engine = gr.Dropdown(
+                list(desk.engines),
+                value=desk.engines[0],
+                label=words["engine"],
+                info=words["engine_about"],
+                visible=len(desk.engines) > 1,
+                elem_id="engine",
+            )
             self.guard = gr.Checkbox(True, label=words["guard"])
         with gr.Row():
             self.restore = gr.Button(words["restore"], variant="primary", elem_id="restore")
@@ -135,7 +143,7 @@ class Page:
         self.paste.click(None, js="() => window.pellucidPaste()")
         self.examples.select(self.choose_example, None, self.files, api_visibility="private")
         self.model.change(self.choose_model, self.model, self.prompt, api_visibility="private")
-        options = [self.files, self.model, self.prompt, self.guard]
+        options = [self.files, self.model, self.prompt, self.guard, self.engine]
         run = self.restore.click(
             self.run, options, running, show_progress="hidden", concurrency_limit=1, api_name="restore"
         )
@@ -183,7 +191,13 @@ class Page:
         return gr.update(choices=[(self.words["prompt_auto"], ""), *prompts], value="", visible=bool(prompts))
 
     def run(
-        self, files: list[str] | None, model: str, prompt: str, guard: bool, request: gr.Request
+        self,
+        files: list[str] | None,
+        model: str,
+        prompt: str,
+        guard: bool,
+        engine: str,
+        request: gr.Request,
     ) -> Generator[Changes]:
         """Restore the pictures, and tell how far that is."""
         if not files:
@@ -194,7 +208,7 @@ class Page:
         busy = {self.restore: gr.update(interactive=False), self.cancel: gr.update(interactive=True)}
         yield {self.status: _paragraph(self.words["status_start"])} | busy
         try:
-            for step in session.restore(files, Options(model, prompt or None, guard)):
+            for step in session.restore(files, Options(model, prompt or None, guard, engine)):
                 yield {self.status: self._progress(step)}
             yield idle | self._outcome(session, len(files))
         except PellucidError as error:

@@ -9,6 +9,7 @@ import typer
 from pellucid.cli._shared import (
     AllowHost,
     Device,
+    EngineName,
     Host,
     Memory,
     Models,
@@ -34,6 +35,7 @@ def app(
     device: Device = None,
     precision: PrecisionName = None,
     memory: Memory = None,
+    engine: EngineName = "torch",
     token_file: TokenFile = None,
     public: Public = False,
     allow_host: AllowHost = None,
@@ -63,19 +65,25 @@ def app(
                 "Install it with: pip install 'pellucid[app]'"
             ) from error
         del gradio
+        from pellucid import engines
         from pellucid.app.desk import Desk, Options, offered
         from pellucid.app.server import create_app, run
         from pellucid.cli._shared import describe
         from pellucid.image_io import Limits
 
-        def load(name: str) -> "TorchRestorer":
-            return load_restorer(name, device, precision, memory, guard=True)
+        engines.check_engine(engine)
+        names = [name for name in engines.ENGINES if name == "torch" or engines.is_installed(name)]
+        names += ["auto"] if len(names) > 1 else []
+        names.sort(key=lambda name: name != engine)  # the default first
+
+        def load(name: str, engine: str) -> "TorchRestorer":
+            return load_restorer(name, device, precision, memory, guard=True, engine=engine)
 
         limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
         with tempfile.TemporaryDirectory(prefix="pellucid-app-") as folder:
-            desk = Desk(offered(model), load, Path(folder).resolve(), limits)
+            desk = Desk(offered(model), load, Path(folder).resolve(), limits, names)
             try:
-                say(describe(desk.restorer(Options(desk.models[0])).describe()))
+                say(describe(desk.restorer(Options(desk.models[0], engine=engine)).describe()))
                 run(create_app(desk, access, max_bytes=largest), bound, open_browser=open_browser)
             finally:
                 desk.close()

@@ -8,6 +8,7 @@ import typer
 from pellucid.cli._shared import (
     AllowHost,
     Device,
+    EngineName,
     Host,
     Memory,
     Models,
@@ -35,6 +36,7 @@ def serve(
     device: Device = None,
     precision: PrecisionName = None,
     memory: Memory = None,
+    engine: EngineName = "torch",
     token_file: TokenFile = None,
     public: Public = False,
     allow_origin: Annotated[
@@ -110,7 +112,7 @@ def serve(
         preload()  # imports on the other core meanwhile
         restorers: dict[str, TorchRestorer] = {}
         for name in model or [DEFAULT]:
-            restorer = load_restorer(name, device, precision, memory, guard=True)
+            restorer = load_restorer(name, device, precision, memory, guard=True, engine=engine)
             say(describe(restorer.describe()))
             restorers[restorer.name] = restorer
         recognizer = next(iter(restorers.values())).recognizer

@@ -13,6 +13,7 @@ from pellucid.engines._base import (
     Header,
     TorchEngine,
     check_engine,
+    is_installed,
     open_engine,
 )
 from pellucid.engines._cache import Choice, choose, prepare
@@ -32,6 +33,7 @@ __all__ = [
     "check_target",
     "choose",
     "export",
+    "is_installed",
     "measure_parity",
     "open_engine",
     "prepare",
