@@ -82,6 +82,14 @@ def test_what_a_killed_run_left_is_done_again_and_what_is_not_ours_stays(task, f
     assert do(replace(task, run="second", overwrite=True), folder, "a.png") == {"a.png": "restored"}
 
 
+def test_what_was_in_a_new_output_stays(task, folder, save, tmp_path):
+    old = save(tmp_path / "out" / "a.png", 97)
+    os.utime(old, (1, 1))
+    before = old.read_bytes()
+    assert do(task, folder, "a.png", "b.jpg") == {"a.png": "taken", "b.jpg": "restored"}
+    assert old.read_bytes() == before
+
+
 def test_a_block_is_not_done_twice(task, folder, monkeypatch):
     """Its process was lost after it kept the rows, before it could say so."""
     with closing(Worker(task, None, None)) as worker:

@@ -10,8 +10,10 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +28,7 @@ from pellucid.errors import JournalError
 from pellucid.restorer import Report
 
 FOLDER = "_pellucid"
+THREADS = 32  # that read and remove small files of a store at once
 Table = Any  # pyarrow's, which comes without types
 State = Literal["restored", "left alone", "failed", "broken off", "taken"]
 """What became of a picture: "failed" is its own fault, "broken off" that of a store, a machine or pellucid;
@@ -185,6 +188,11 @@ class Known:
     def __len__(self) -> int:
         return len(self._hashes)
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes of a machine's memory."""
+        return self._hashes.nbytes + self._table.nbytes
+
     def precision(self, settings: str) -> str | None:
         """What results with these settings were computed in, if there are any."""
         rows = pc.field("settings") == settings
@@ -239,7 +247,7 @@ class Records:
         url = self._part(run, names)
         if storage.state(url) is None:
             return []
-        return [_row(plain) for plain in _table(storage.read(url), url).to_pylist()]
+        return [_row(plain) for plain in _read_table(url).to_pylist()]
 
     def write_part(self, run: str, names: Iterable[str], rows: Sequence[Row]) -> None:
         """Keep the rows of a block; whoever restores it again replaces them."""
@@ -250,10 +258,10 @@ class Records:
         urls = [f"{self._folder}/parts/{part}" for part in storage.listed(f"{self._folder}/parts")]
         urls = [url for url in urls if url.endswith(".parquet")]
         if urls:
-            data = _parquet([_table(storage.read(url), url) for url in urls])
-            storage.write(data, f"{self._folder}/report/{name}.parquet", overwrite=True)
-            for url in urls:
-                storage.remove(url)
+            with ThreadPoolExecutor(THREADS) as threads:
+                data = _parquet(list(threads.map(_read_table, urls)))
+                storage.write(data, f"{self._folder}/report/{name}.parquet", overwrite=True)
+                list(threads.map(storage.remove, urls))
 
     def known(self) -> Known | None:
         """What all reports say; none if nothing was done yet.
@@ -261,12 +269,14 @@ class Records:
         Raises:
             JournalError: a file among them is none of pellucid's.
         """
-        tables: list[Table] = []
-        for folder in ("report", "parts"):
-            for name in storage.listed(f"{self._folder}/{folder}"):
-                if name.endswith(".parquet"):
-                    url = f"{self._folder}/{folder}/{name}"
-                    tables.append(_table(storage.read(url), url, _KNOWN))
+        urls = [
+            f"{self._folder}/{folder}/{name}"
+            for folder in ("report", "parts")
+            for name in storage.listed(f"{self._folder}/{folder}")
+            if name.endswith(".parquet")
+        ]
+        with ThreadPoolExecutor(THREADS) as threads:
+            tables = list(threads.map(partial(_read_table, columns=_KNOWN), urls))
         return Known(pa.concat_tables(tables)) if tables else None
 
     def _marks(self) -> list[str]:
@@ -301,9 +311,9 @@ def _parquet(tables: Sequence[Table]) -> bytes:
     return buffer.getvalue()
 
 
-def _table(data: bytes, url: str, columns: Sequence[str] | None = None) -> Table:
+def _read_table(url: str, columns: Sequence[str] | None = None) -> Table:
     try:
-        return pq.read_table(io.BytesIO(data), schema=SCHEMA, columns=columns and list(columns))
+        return pq.read_table(io.BytesIO(storage.read(url)), schema=SCHEMA, columns=columns and list(columns))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise JournalError(
             f"{url} can't be read as a report of pellucid: {error}. Move it away, or choose another output."

@@ -13,6 +13,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -33,7 +34,8 @@ from pellucid.cluster.worker import Outcome, Task, Worker, load_restorer, outcom
 from pellucid.errors import InputError, PellucidError, UnreachableError
 
 BLOCK = 32  # pictures, at most, between two looks at the report: what a lost actor may have done in vain
-CHUNK = 200_000  # pictures whose paths are in Ray's memory at once, and of one file of the report
+CHUNK = 200_000  # pictures, at least, whose paths are in Ray's memory at once, and of one file of the report
+PER_ACTOR = 5_000  # pictures of a chunk, at least: actors load the network once a chunk
 ATTEMPTS = 3  # at a block, each of which took its actor with it; then its pictures are tried one by one
 INIT_DEATHS = 10  # of actors, one after another, before it is the cluster's fault
 LOCAL_STORE = 200_000_000  # bytes of shared memory of a local Ray: only paths pass through it
@@ -188,12 +190,17 @@ def restore(inputs: Inputs, task: Task, weights: bytes | None, size: ActorSize) 
     known = records.known()
     task = replace(task, precision=_precision(task, weights, known, size))
     pairs = inputs.pairs()
-    for number in itertools.count():
-        chunk = list(itertools.islice(pairs, CHUNK))
-        if not chunk:
-            break
-        yield from _restore_chunk(chunk, task, weights, known, size)
-        records.join_parts(f"{task.run}-{number:05}")
+    with ThreadPoolExecutor(1, thread_name_prefix="joiner") as joiner:
+        joining: list[Future[None]] = []
+        for number in itertools.count():
+            actors = max(1, sum(size.fits(node["Resources"]) for node in ray.nodes() if node["Alive"]))
+            chunk = list(itertools.islice(pairs, max(CHUNK, PER_ACTOR * actors)))
+            if not chunk:
+                break
+            yield from _restore_chunk(chunk, actors, task, weights, known, size)
+            joining.append(joiner.submit(records.join_parts, f"{task.run}-{number:05}"))
+        for joined in joining:
+            joined.result()
     storage.remove_leftovers(task.output)
     records.end(task.run, inputs.urls)
 
@@ -216,10 +223,14 @@ def _scout(task: Task, weights: bytes | None) -> str:
 
 
 def _restore_chunk(
-    chunk: Sequence[tuple[str, str]], task: Task, weights: bytes | None, known: Known | None, size: ActorSize
+    chunk: Sequence[tuple[str, str]],
+    actors: int,
+    task: Task,
+    weights: bytes | None,
+    known: Known | None,
+    size: ActorSize,
 ) -> Iterator[Outcome]:
     todo = {name: path for path, name in chunk}
-    actors = max(1, sum(size.fits(node["Resources"]) for node in ray.nodes() if node["Alive"]))
     block = max(1, min(BLOCK, math.ceil(len(chunk) / (4 * actors))))
     for length in (block, 1):  # one by one, a picture that ends its process takes no others along
         for outcome in _pass(list(todo.items()), length, actors, task, weights, known, size):

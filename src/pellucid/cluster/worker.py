@@ -108,6 +108,8 @@ class Worker:
 
     def __init__(self, task: Task, weights: bytes | None, known: Known | None) -> None:
         self._task, self._known, self._records = task, known, Records(task.output)
+        # Nothing of pellucid's is there yet, and asking a store for what isn't there is its dearest question.
+        self._fresh = known is None and set(task.began) == {task.run}
         self._restorer = load_restorer(task, weights)
         lanes = count_lanes(self._restorer.describe().device)
         limits = CodecLimits(2 * lanes, SECONDS, 2**30 + 80 * task.max_pixels, task.max_pixels, 2**40)
@@ -154,7 +156,8 @@ class Worker:
         if known is not None and known.run == task.run:
             return _Ended(outcome_of(known))
         try:
-            found, there = storage.state(path), storage.state(target)
+            found = storage.state(path)
+            there = None if known is None and self._fresh else storage.state(target)
         except PellucidError as error:
             return _failed(row, "broken off", error)
         ours = known is not None and there is not None and known.output == (there.size, there.version)
@@ -173,7 +176,8 @@ class Worker:
             return _Ended(Outcome(path, name, "done", known=True))
         if known is not None and verdict == "failed":
             return _Ended(Outcome(path, name, "failed", known.error, known=True))
-        return _Picture(row, target, there is not None, known if verdict == "compare" else None)
+        replaces = there is not None or task.overwrite
+        return _Picture(row, target, replaces, known if verdict == "compare" else None)
 
     def _in_flight(self, there: FileState, known: Row | None) -> bool:
         """Whether a file may come from a run that was killed before it kept a row: from then, or later."""
@@ -221,6 +225,16 @@ class Worker:
             return _failed(picture.row, "broken off", error)
         return self._writers.submit(self._write, read, restoration)
 
+    def _put(self, data: bytes, picture: "_Picture") -> None:
+        try:
+            storage.write(data, picture.target, overwrite=picture.replaces)
+        except OutputExistsError:
+            # Nobody had looked. It may come from an attempt of this run that was lost.
+            there = storage.state(picture.target)
+            if there is None or not self._in_flight(there, None):
+                raise
+            storage.write(data, picture.target, overwrite=True)
+
     def _write(self, read: "_Read", restoration: Restoration) -> "_Ended":
         picture, report = read.picture, restoration.report
         row, start = picture.row, time.perf_counter()
@@ -233,7 +247,7 @@ class Worker:
             return _failed(row, "failed", error)
         try:
             if not report.guards.get("left_alone") or self._task.untouched != "skip":
-                storage.write(data, picture.target, overwrite=picture.replaces)
+                self._put(data, picture)
                 row = row.with_output(storage.state(picture.target))
         except OutputExistsError as error:
             return _failed(row, "taken", error)
@@ -311,7 +325,7 @@ class _Picture:
 
     row: Row
     target: str
-    replaces: bool  # something stands there, which may be replaced
+    replaces: bool  # something stands there, or nobody cares, and may be replaced
     compare: Row | None  # done before, from an input of another time: the same, if it has the same bytes
 
 
