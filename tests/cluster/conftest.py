@@ -1,5 +1,6 @@
 """Pictures, and the command in a process of its own: Ray starts threads and keeps state."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -79,3 +80,23 @@ def run(start) -> Callable[..., Ended]:
         return Ended(process.returncode, [json.loads(line) for line in out.splitlines()], err)
 
     return call
+
+
+@pytest.fixture
+def processes() -> Callable[[str], list[int]]:
+    """`processes("MapWorker")` finds those so named that this one has started, by way of others."""
+
+    def find(name: str) -> list[int]:
+        parents, names = dict[int, int](), dict[int, bytes]()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                pid = int(folder.name)
+                parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                names[pid] = (folder / "cmdline").read_bytes()
+
+        def ours(pid: int) -> bool:
+            return pid == os.getpid() or (pid in parents and ours(parents[pid]))
+
+        return [pid for pid, found in names.items() if name.encode() in found and ours(pid)]
+
+    return find

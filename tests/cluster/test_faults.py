@@ -1,6 +1,5 @@
 """Clusters of several nodes on this machine, whose processes are killed at work, and an S3 server."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+Actors = Callable[[], list[int]]
 pytestmark = pytest.mark.slow
 PICTURES, SIZE = 60, (160, 192)
 
@@ -30,6 +30,12 @@ def cluster() -> Iterator:
         yield found
     finally:
         found.shutdown()
+
+
+@pytest.fixture
+def actors(processes) -> Actors:
+    """Processes with a network that this one has started."""
+    return lambda: processes("MapWorker")
 
 
 @pytest.fixture
@@ -78,26 +84,11 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def actors() -> list[int]:
-    """Processes with a network that this one has started, by way of others."""
-    parents, names = dict[int, int](), dict[int, bytes]()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            pid = int(folder.name)
-            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            names[pid] = (folder / "cmdline").read_bytes()
-
-    def ours(pid: int) -> bool:
-        return pid == os.getpid() or (pid in parents and ours(parents[pid]))
-
-    return [pid for pid, name in names.items() if b"MapWorker" in name and ours(pid)]
-
-
 def count(out: Path) -> int:
     return len(list(out.glob("[0-9]/*.*g")))
 
 
-def test_an_actor_and_a_node_are_killed(cluster, many, alone, start, options, tmp_path):
+def test_an_actor_and_a_node_are_killed(cluster, many, alone, start, options, tmp_path, actors):
     out = tmp_path / "out"
     process = start("restore", many, "-o", out, "--ray", cluster.address, *options)
     wait_for(lambda: count(out) >= 8, process)
@@ -109,7 +100,7 @@ def test_an_actor_and_a_node_are_killed(cluster, many, alone, start, options, tm
     check_once(out, alone, many)
 
 
-def test_the_driver_is_killed_twice(cluster, many, alone, start, run, options, tmp_path):
+def test_the_driver_is_killed_twice(cluster, many, alone, start, run, options, tmp_path, actors):
     out = tmp_path / "out"
     command = ("restore", many, "-o", out, "--ray", cluster.address, "--json", *options)
     for least in (10, 25):
@@ -117,7 +108,7 @@ def test_the_driver_is_killed_twice(cluster, many, alone, start, run, options, t
         wait_for(lambda least=least: count(out) >= least, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        wait_until_gone()
+        wait_until_gone(actors)
     known = list((out / "_pellucid").rglob("*.parquet"))
     assert known
     kept = {row["name"] for path in known for row in pq.read_table(path).to_pylist() if row["output_size"]}
@@ -130,7 +121,7 @@ def test_the_driver_is_killed_twice(cluster, many, alone, start, run, options, t
     check_once(out, alone, many)
 
 
-def wait_until_gone() -> None:
+def wait_until_gone(actors: Actors) -> None:
     """Ray ends the actors of a killed driver by itself."""
     end = time.monotonic() + 60
     while actors():
@@ -138,7 +129,7 @@ def wait_until_gone() -> None:
         time.sleep(0.1)
 
 
-def test_an_s3_server(cluster, many, alone, run, start, options, tmp_path, s3):
+def test_an_s3_server(many, alone, run, start, options, tmp_path, s3, actors):
     import fsspec
 
     files = fsspec.filesystem("s3", use_listings_cache=False)

@@ -1,8 +1,9 @@
-"""`pellucid restore --ray`: the options as a task for a cluster, and what is said about the run."""
+"""`--ray`: the options as a task for a cluster, and what is said about the run."""
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from pellucid.image_io import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from pellucid.cluster.worker import Outcome
+    from pellucid.restorer import TorchRestorer
+    from pellucid.service.engine import Elsewhere
+    from pellucid.service.settings import Settings
 
 MOST_LISTED = 100  # failures; the report holds all
 
@@ -49,10 +53,7 @@ def restore_on_cluster(
         from pellucid.cluster.report import FOLDER
         from pellucid.cluster.worker import Task
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name} is not installed, which runs on clusters need. "
-            "Install it with: pip install 'pellucid[ray]'"
-        ) from error
+        raise _not_installed(error) from error
     size = run.ActorSize.parse(place.actor)
     if Path(output).suffix.lower() in IMAGE_SUFFIXES:
         raise InputError(
@@ -60,7 +61,6 @@ def restore_on_cluster(
         )
     if options.untouched == "link":
         raise InputError("--untouched link has no meaning for stores of files; expected copy or skip.")
-    model = weights.find(options.model)
     settings = settings_of(options)
     task = Task(
         storage.absolute(output),
@@ -81,13 +81,12 @@ def restore_on_cluster(
         retry_failed=options.retry_failed,
         max_pixels=options.limits.max_pixels,
     )
-    embedded = options.model in weights.names()
     inputs = Inputs([storage.absolute(url) for url in urls], task.output, include, exclude)
     total = inputs.check()
     counts, failed, failures = Counter[str](), 0, list[tuple[str, str]]()
     with run.connected(place.address), progress_bar() as bar:
         shown = bar.add_task("Pictures", total=total)
-        for outcome in run.restore(inputs, task, None if embedded else model.path.read_bytes(), size):
+        for outcome in run.restore(inputs, task, _weights(options.model), size):
             if outcome.error is None:
                 counts[outcome.state] += 1
             else:
@@ -118,3 +117,59 @@ def _row(outcome: "Outcome", output: str) -> dict[str, Any]:
     if outcome.error is not None:
         return row | {"output": None, "ok": False, "error": outcome.error}
     return row | {"output": f"{output}/{outcome.name}", "ok": True}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Models as they were given with the restorers that they gave here, and how replicas are to load them."""
+
+    models: Sequence[tuple[str, "TorchRestorer"]]
+    device: str | None
+    memory: str | None
+    engine: str
+
+
+@contextmanager
+def serve_on_cluster(place: Place, most: int, loaded: Loaded, settings: "Settings") -> Generator["Elsewhere"]:
+    """Up to so many replicas of the networks on a cluster, as long as the context lasts.
+
+    They compute in what was chosen here.
+
+    Raises:
+        InputError: the extra is not installed. Else as `pellucid.service.replicas.replicas`.
+    """
+    try:
+        from pellucid.cluster.run import ActorSize
+        from pellucid.cluster.worker import Task
+        from pellucid.service.replicas import Model, replicas
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+    memory = None if loaded.memory is None else parse_size(loaded.memory)
+    models = [
+        Model(
+            restorer.name,
+            Task(
+                *("", "", {}, "", given, restorer.weights_sha256 or ""),
+                loaded.device,
+                restorer.precision,
+                memory,
+                loaded.engine,
+            ),
+            _weights(given),
+        )
+        for given, restorer in loaded.models
+    ]
+    with replicas(place.address, models, ActorSize.parse(place.actor), most, settings) as elsewhere:
+        yield elsewhere
+
+
+def _weights(model: str) -> bytes | None:
+    """What other machines can't find by name."""
+    return None if model in weights.names() else weights.find(model).path.read_bytes()
+
+
+def _not_installed(error: ModuleNotFoundError) -> InputError:
+    return InputError(
+        f"{error.name} is not installed, which runs on clusters need. "
+        "Install it with: pip install 'pellucid[ray]'"
+    )

@@ -35,6 +35,9 @@ EngineName = Annotated[
     ),
 ]
 Prompt = Annotated[str | None, typer.Option(help="For guided models: what is wrong with the pictures.")]
+Actor = Annotated[
+    str, typer.Option(help="What a process of a cluster takes of a machine, as cpu=4 or gpu=0.25,cpu=2.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for machines.")]
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pellucid.cli._shared import (
+    Actor,
     AsJson,
     Device,
     EngineName,
@@ -89,10 +90,7 @@ def restore(
             "(s3://...) imply local.",
         ),
     ] = None,
-    actor: Annotated[
-        str,
-        typer.Option(help="What a process of a cluster takes of a machine, as cpu=4 or gpu=0.25,cpu=2."),
-    ] = "cpu=1",
+    actor: Actor = "cpu=1",
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures only.")] = False,
 ) -> None:

@@ -1,11 +1,13 @@
 """`pellucid serve`."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pellucid.cli._shared import (
+    Actor,
     AllowHost,
     Device,
     EngineName,
@@ -62,6 +64,16 @@ def serve(
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds that a stop waits for what is under way.")
     ] = 20,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run the networks on the Ray cluster there (extra ray), or on a Ray of this machine's "
+            "own: local.",
+        ),
+    ] = None,
+    actor: Actor = "cpu=1",
+    replicas: Annotated[int, typer.Option(min=1, help="With --ray: most processes with the networks.")] = 8,
 ) -> None:
     """Answer HTTP requests: restore and diagnose pictures.
 
@@ -111,9 +123,21 @@ def serve(
     with bound:
         preload()  # imports on the other core meanwhile
         restorers: dict[str, TorchRestorer] = {}
+        own = device if ray is None else "cpu"  # with replicas, the networks here only describe themselves
+        given: dict[str, str] = {}
         for name in model or [DEFAULT]:
-            restorer = load_restorer(name, device, precision, memory, guard=True, engine=engine)
+            restorer = load_restorer(name, own, precision, memory, guard=True, engine=engine)
             say(describe(restorer.describe()))
-            restorers[restorer.name] = restorer
+            restorers[restorer.name], given[restorer.name] = restorer, name
         recognizer = next(iter(restorers.values())).recognizer
-        run(settings, restorers, recognizer, bound)
+        with contextlib.ExitStack() as stack:
+            elsewhere = None
+            if ray is not None:
+                from pellucid.cli._cluster import Loaded, Place, serve_on_cluster
+
+                loaded = Loaded(
+                    [(given[name], one) for name, one in restorers.items()], device, memory, engine
+                )
+                serving = serve_on_cluster(Place(ray, actor), replicas, loaded, settings)
+                elsewhere = stack.enter_context(serving)
+            run(settings, restorers, recognizer, bound, elsewhere)

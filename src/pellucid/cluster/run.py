@@ -80,17 +80,26 @@ class ActorSize:
         """The part of its machine's memory, or its GPU's, that is its own."""
         return min(1.0, self.gpus) if self.gpus else 1 / max(1, self.fits(resources))
 
+    def share_here(self) -> float:
+        """`share` of the machine that this process of a cluster runs on."""
+        here = ray.get_runtime_context().get_node_id()
+        return self.share(next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here))
+
 
 @contextlib.contextmanager
-def connected(address: str) -> Generator[None]:
+def connected(address: str, store: int = LOCAL_STORE) -> Generator[None]:
     """A connection to the cluster at `address`, or a Ray of this machine's own for "local".
+
+    Args:
+        address: as Ray takes it.
+        store: bytes of shared memory for a Ray of this machine's own.
 
     Raises:
         UnreachableError: no cluster answers there.
     """
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the report says what failed
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_STORE}
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": store}
     try:
         if match := re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address):
             socket.create_connection(
@@ -149,8 +158,7 @@ class _Actor:
     def __init__(self, task: Task, size: ActorSize, tally: Any, shared: Sequence[Any]) -> None:
         self._tally = tally
         weights, known = ray.get(list(shared))
-        node = next(node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id())
-        self._worker = Worker(replace(task, share=size.share(node["Resources"])), weights, known)
+        self._worker = Worker(replace(task, share=size.share_here()), weights, known)
 
     def __call__(self, block: Table) -> Table:
         paths, names = block.column("path").to_pylist(), block.column("name").to_pylist()
@@ -214,7 +222,7 @@ def _precision(task: Task, weights: bytes | None, known: Known | None, size: Act
     if precision := task.precision or kept:
         return precision
     scout = ray.remote(num_cpus=size.cpus, num_gpus=size.gpus)(_scout)
-    with _answers():
+    with answers():
         return ray.get(scout.remote(task, weights))
 
 
@@ -280,13 +288,13 @@ def _pass(
         num_cpus=size.cpus,
         num_gpus=size.gpus,
     )
-    with _answers():
+    with answers():
         for batch in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from (Outcome(**plain) for plain in cast(Table, batch).to_pylist())
 
 
 @contextlib.contextmanager
-def _answers() -> Generator[None]:
+def answers() -> Generator[None]:
     """What pellucid raised on another machine is raised here.
 
     Raises:

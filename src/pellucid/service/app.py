@@ -9,20 +9,27 @@ from pellucid import __version__
 from pellucid.diagnosis import Recognizer
 from pellucid.restorer import TorchRestorer
 from pellucid.service import jobs, pictures, problems, status
+from pellucid.service.engine import Elsewhere
 from pellucid.service.protection import Protection
 from pellucid.service.settings import Settings
 from pellucid.service.state import Service
 
 
-def create_app(settings: Settings, restorers: Mapping[str, TorchRestorer], recognizer: Recognizer) -> FastAPI:
+def create_app(
+    settings: Settings,
+    restorers: Mapping[str, TorchRestorer],
+    recognizer: Recognizer,
+    elsewhere: Elsewhere | None = None,
+) -> FastAPI:
     """The service as an ASGI application; `app.state.service` is its `Service`.
 
     Args:
         settings: limits, tokens, folders.
         restorers: by the names under which they are served; the first is the default.
         recognizer: for diagnoses.
+        elsewhere: what the networks' work is handed to; none: it is done here.
     """
-    service = Service(settings, restorers, recognizer)
+    service = Service(settings, restorers, recognizer, elsewhere)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:

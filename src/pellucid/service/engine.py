@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pellucid.diagnosis import Diagnosis, Recognizer
 from pellucid.errors import UnknownNameError
@@ -73,6 +73,18 @@ class Restored:
     report: dict[str, Any]
 
 
+class Elsewhere(Protocol):
+    """What restores and recognizes in the engine's place, on other machines; errors are the engine's."""
+
+    async def restore(self, data: bytes, options: Options, target: str) -> Restored:
+        """See `Engine.restore`."""
+        ...
+
+    async def diagnose(self, data: bytes) -> Diagnosis:
+        """See `Engine.diagnose`."""
+        ...
+
+
 class Engine:
     """Restores and recognizes the pictures in files.
 
@@ -81,6 +93,7 @@ class Engine:
         recognizer: for diagnoses.
         codec: reads and writes.
         metrics: are told the seconds of each stage.
+        elsewhere: what the work is handed to; none: it is done here.
     """
 
     def __init__(
@@ -90,7 +103,9 @@ class Engine:
         recognizer: Recognizer,
         codec: Codec,
         metrics: Metrics,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self.settings, self.restorers, self.recognizer = settings, dict(restorers), recognizer
         self._codec, self._metrics = codec, metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
@@ -141,6 +156,11 @@ class Engine:
         Raises:
             PellucidError: whatever can be foreseen.
         """
+        if self._elsewhere is not None:
+            restored = await self._timed("network", self._elsewhere.restore(data, options, target))
+            if progress is not None:
+                progress(1, 1)
+            return restored
         restorer, strength = self._restorer(options), Strength.parse(options.strength)
         asked = time.perf_counter()
         async with self._decoded:
@@ -169,6 +189,8 @@ class Engine:
         Raises:
             PellucidError: whatever can be foreseen.
         """
+        if self._elsewhere is not None:
+            return await self._timed("network", self._elsewhere.diagnose(data))
         async with self._decoded:
             image: ImageBuffer = await self._timed("read", self._codec.decode(data))
             return await self._timed("network", self._on_network(lambda _: self.recognizer(image), None))

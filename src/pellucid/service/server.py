@@ -12,6 +12,7 @@ from pellucid.errors import StoppingError
 from pellucid.restorer import TorchRestorer
 from pellucid.service import logs
 from pellucid.service.app import create_app
+from pellucid.service.engine import Elsewhere
 from pellucid.service.settings import Settings
 from pellucid.service.state import Service
 
@@ -44,6 +45,7 @@ def run(
     restorers: Mapping[str, TorchRestorer],
     recognizer: Recognizer,
     bound: socket.socket,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Serve until a signal; then finish what is under way, for at most `settings.drain_seconds`.
 
@@ -52,12 +54,13 @@ def run(
         restorers: by name; the first is the default.
         recognizer: for diagnoses.
         bound: socket to listen on, from `settings.listen`.
+        elsewhere: what the networks' work is handed to; none: it is done here.
 
     Raises:
         StoppingError: some part could not be started.
     """
     logs.configure()
-    app = create_app(settings, restorers, recognizer)
+    app = create_app(settings, restorers, recognizer, elsewhere)
     config = uvicorn.Config(
         app,
         http="h11",

@@ -15,7 +15,7 @@ from pellucid.restorer import TorchRestorer
 from pellucid.service import problems
 from pellucid.service.bodies import Upload, read_upload
 from pellucid.service.codec import Codec
-from pellucid.service.engine import Engine
+from pellucid.service.engine import Elsewhere, Engine
 from pellucid.service.job_runner import JobRunner
 from pellucid.service.job_store import MOST_ATTEMPTS, JobStore
 from pellucid.service.metrics import Metrics
@@ -38,11 +38,15 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, restorers: Mapping[str, TorchRestorer], recognizer: Recognizer
+        self,
+        settings: Settings,
+        restorers: Mapping[str, TorchRestorer],
+        recognizer: Recognizer,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.codec = Codec(settings, lambda reason: self.metrics.lost_workers.labels(reason).inc())
-        self.engine = Engine(settings, restorers, recognizer, self.codec, self.metrics)
+        self.engine = Engine(settings, restorers, recognizer, self.codec, self.metrics, elsewhere)
         self.uploads = Places("concurrency", settings.concurrency, self.metrics.refused)
         self.places = Places("queue", settings.queue, self.metrics.refused, self.metrics.places)
         self.streams = Places("streams", settings.streams, self.metrics.refused)
