@@ -723,6 +723,11 @@ class TorchRestorer(_Streaming):
     ) -> tuple[Tensor, bool]:
         height, width = degraded.shape[1:]
         padded = pad_picture(degraded, plan.height, plan.width)
+        if len(plan) == 1:
+            restored, redone = self._run_finite(padded[None], prompt)
+            if progress is not None:
+                progress(1, 1)
+            return restored[:, :height, :width], redone
         kept, redone = scratch.zeros_like(padded, padded.shape), False
         for done, tile in enumerate(plan, start=1):
             rows, columns = tile.rows, tile.columns

@@ -97,6 +97,8 @@ class Strength:
         taken from the picture with this group's change alone.
         """
         both, more = min(self.tone, self.detail), abs(self.tone - self.detail)
+        if both == 1 and scratch.folder_of(restored) is None:
+            return restored.clamp(0, 1)
         mixed = scratch.zeros_like(restored, restored.shape)
         for rows in scratch.bands(restored.shape[1], restored[:, 0].nbytes):
             reach = slice(max(0, rows.start - REACH), rows.stop + REACH) if more else rows

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import Mapping
 from types import FrameType
 
@@ -15,6 +16,8 @@ from pellucid.service.app import create_app
 from pellucid.service.engine import Elsewhere
 from pellucid.service.settings import Settings
 from pellucid.service.state import Service
+
+SWITCH_SECONDS = 0.0005  # between threads: requests are answered while the network has Python's lock
 
 
 class Server(uvicorn.Server):
@@ -60,6 +63,7 @@ def run(
         StoppingError: some part could not be started.
     """
     logs.configure()
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings, restorers, recognizer, elsewhere)
     config = uvicorn.Config(
         app,
