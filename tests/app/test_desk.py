@@ -99,12 +99,18 @@ def test_a_region_without_paint_is_the_whole():
     assert read_region(region_url(np.zeros((4, 4), np.uint8))) is None
 
 
-def test_cancel_keeps_what_is_done(desk, photo):
-    session = desk.session("a")
-    for step in session.restore([photo(), photo(seed=1), photo(seed=2)], OPTIONS):
-        if step.index == 1:
+def test_cancel_keeps_what_is_done(desk, photo, restorer, monkeypatch):
+    session, restore, begun = desk.session("a"), type(restorer).__call__, []
+
+    def second_is_canceled(self, image, **options):
+        begun.append(image)
+        if len(begun) == 2:
             threading.Thread(target=session.cancel).start()
-            session._stop.wait(10)
+            assert session._stop.wait(10)
+        return restore(self, image, **options)
+
+    monkeypatch.setattr(type(restorer), "__call__", second_is_canceled)
+    list(session.restore([photo(), photo(seed=1), photo(seed=2)], OPTIONS))
     assert session.canceled and [item.name for item in session.items] == ["cat.jpg"]
     assert session.write(0, Strength()).exists()
 

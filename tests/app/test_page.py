@@ -108,7 +108,7 @@ def test_a_guided_model_can_be_told(desk, tmp_path):
 def test_a_fault_of_our_own_is_a_sentence_too(desk, photo, monkeypatch):
     page = Page(desk)
     monkeypatch.setattr(type(desk.session("a")), "restore", lambda *_: 1 / 0)
-    answers = page.run([str(photo())], "small", "", True, SimpleNamespace(session_hash="a"))
+    answers = page.run([str(photo())], "small", "", True, "torch", SimpleNamespace(session_hash="a"))
     next(answers)
     assert page.words["status_fault"] in next(answers)[page.status]
     with pytest.raises(ZeroDivisionError):

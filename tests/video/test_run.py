@@ -181,7 +181,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(unguarded, tmp_path):
     assert report.resumed_at == 8
     whole = restore_video(unguarded, source, tmp_path / "whole.mp4", segment_frames=4)
     assert target.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
-    assert whole.flicker == report.flicker
+    assert whole.flicker == pytest.approx(report.flicker, rel=1e-5)  # sums in other threads
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "killed.mp4", "whole.mp4"]
 
 
