@@ -45,6 +45,16 @@ def test_file_to_file(run, options, tmp_path):
     assert not np.array_equal(after, before)
 
 
+def test_a_dry_run_of_one_file_only_says_what_would_be_done(run, options, tmp_path):
+    photo, target = save(tmp_path / "photo.png"), tmp_path / "restored.png"
+    result = run("restore", photo, "-o", target, "--dry-run", *options)
+    assert (result.code, result.out) == (0, f"{photo} -> {target}\n")
+    assert "nothing was done" in result.err
+    assert files(tmp_path) == ["photo.png"]
+    photo.rename(target)
+    assert run("restore", target, "-o", target, "--dry-run", *options).code == 2
+
+
 @pytest.mark.parametrize("target", ["out/", "out"])
 def test_file_to_folder(run, options, tmp_path, target):
     photo = save(tmp_path / "photo.png")

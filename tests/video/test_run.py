@@ -239,6 +239,9 @@ def test_the_command_takes_films(tmp_path):
     source = write_film(tmp_path / "film.mp4", pictures(3))
     target = tmp_path / "out.mkv"
     command = ["restore", str(source), "-o", str(target), "--precision", "float32", "--json"]
+    told = CliRunner().invoke(create_app(), [*command, "--dry-run"])
+    assert (told.exit_code, target.exists()) == (0, False)
+    assert "1 would be restored" in told.stderr
     done = CliRunner().invoke(create_app(), command)
     assert done.exit_code == 0, done.stderr
     row = json.loads(done.stdout)

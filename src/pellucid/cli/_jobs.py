@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pellucid.cli._shared import say
 from pellucid.errors import InputError, OutputExistsError
 from pellucid.image_io import check_writable
 
@@ -113,6 +114,12 @@ def _walk(folder: Path, output: Path, suffixes: tuple[str, ...], result: Jobs) -
             result.skipped += 1
         else:
             yield path
+
+
+def tell(job: Job) -> None:
+    """What would be done with one file, as a dry run says it."""
+    print(f"{job.source} -> {job.target}")
+    say("1 would be restored; nothing was done")
 
 
 def refuse_taken(job: Job, *, overwrite: bool) -> None:

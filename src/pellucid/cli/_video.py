@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pellucid.cli._interrupt import stop_if_interrupted
+from pellucid.cli._jobs import Job, refuse_taken, tell
 from pellucid.cli._shared import describe, load_restorer, print_json, say
 from pellucid.errors import InputError, PellucidError
 
@@ -22,8 +23,10 @@ def is_film(path: Path) -> bool:
     return path.suffix.lower() in READABLE_SUFFIXES
 
 
-def restore_film(source: Path, output: Path, options: "Options", *, as_folder: bool) -> None:
-    """Restore one film, and say so.
+def restore_film(
+    source: Path, output: Path, options: "Options", *, as_folder: bool, dry_run: bool = False
+) -> None:
+    """Restore one film, and say so; or say only that it is to be done.
 
     Raises:
         PellucidError: whatever is foreseeable.
@@ -34,6 +37,10 @@ def restore_film(source: Path, output: Path, options: "Options", *, as_folder: b
         raise InputError(f"{source} does not exist. Check the name.")
     target = output / source.name if as_folder or output.is_dir() else output
     try:
+        if dry_run:
+            refuse_taken(job := Job(source, target), overwrite=options.overwrite)
+            tell(job)
+            return
         restorer = load_restorer(
             options.model,
             options.device,

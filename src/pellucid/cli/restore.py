@@ -142,7 +142,7 @@ def restore(
         return
     as_folder = output.endswith(("/", "\\"))
     if is_film(sources[0]) and len(sources) == 1:
-        restore_film(sources[0], target, options, as_folder=as_folder)
+        restore_film(sources[0], target, options, as_folder=as_folder, dry_run=dry_run)
         return
     plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
     if not plan.single:
@@ -150,7 +150,7 @@ def restore(
         if not restore_several(plan, target, options, dry_run=dry_run):
             raise typer.Exit(1)
         return
-    from pellucid.cli._jobs import refuse_taken
+    from pellucid.cli._jobs import refuse_taken, tell
     from pellucid.cli._progress import Bars
     from pellucid.cli._shared import describe, load_restorer, print_json, say
     from pellucid.errors import PellucidError
@@ -158,6 +158,9 @@ def restore(
     (job,) = plan.jobs
     try:
         refuse_taken(job, overwrite=overwrite)
+        if dry_run:
+            tell(job)
+            return
         restorer = load_restorer(model, device, precision, memory, guard=guard, engine=engine)
         if not quiet:
             say(describe(restorer.describe()))
