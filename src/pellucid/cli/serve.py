@@ -118,6 +118,7 @@ def serve(
     bound = listen(settings)  # refused before anything is loaded
     from pellucid.cli._shared import describe
     from pellucid.codec.pool import preload
+    from pellucid.compute import probe_picture
     from pellucid.service.server import run
 
     with bound:
@@ -129,6 +130,8 @@ def serve(
             restorer = load_restorer(name, own, precision, memory, guard=True, engine=engine)
             say(describe(restorer.describe()))
             restorers[restorer.name], given[restorer.name] = restorer, name
+            if ray is None:
+                restorer(probe_picture(64)[0])  # what a first picture takes longer, nobody is to wait for
         recognizer = next(iter(restorers.values())).recognizer
         with contextlib.ExitStack() as stack:
             elsewhere = None

@@ -1,6 +1,7 @@
 """uvicorn, set up so that it stops gracefully."""
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,8 @@ def run(
     """
     logs.configure()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is there by now stays; looking through it again would keep requests waiting
     app = create_app(settings, restorers, recognizer, elsewhere)
     config = uvicorn.Config(
         app,
