@@ -24,7 +24,7 @@ from restore import peak
 from torch import Tensor, nn
 
 from pellucid import engines, models
-from pellucid.compute import probe_picture
+from pellucid.compute import probe_picture, processor_name
 from pellucid.engines import FORMATS
 from pellucid.evaluate.efficiency import count_gmac
 from pellucid.restorer import TorchRestorer
@@ -229,7 +229,7 @@ def main() -> None:
     if options.alone:
         print(json.dumps(run_alone(options.alone, options.models[0], options.sizes, options.folder)))
         return
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {processor()}")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {processor_name()}")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -255,7 +255,7 @@ def main() -> None:
 def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
     if options.json:
         setting = {
-            "machine": processor(),
+            "machine": processor_name(),
             "system": platform.system(),
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -264,13 +264,6 @@ def write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         }
         text = json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n"
         options.json.write_text(text, encoding="utf-8")
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

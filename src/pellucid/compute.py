@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -84,6 +85,16 @@ def free_memory(device: torch.device) -> int:
     if not free and hasattr(os, "sysconf"):  # macOS: half of the memory that is built in
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return min(free, default=UNKNOWN_MEMORY)
+
+
+def processor_name() -> str:
+    """The processor's name, as far as the system says it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def choose_scratch() -> tuple[Path, int]:

@@ -87,9 +87,8 @@ class Batch:
         self._prompt, self._strength, self._untouched = prompt, strength or Strength(), untouched
         self._overwrite, self._retry_failed, self._hash = overwrite, retry_failed, settings.hash
         pixels = (limits or Limits()).max_pixels
-        # What decoding takes, and some to spare; a file that promises less than it takes is stopped there.
         self._lanes = count_lanes(restorer.describe().device)
-        self._codec = CodecPool(CodecLimits(2 * self._lanes, SECONDS, 2**30 + 80 * pixels, pixels, 2**40))
+        self._codec = CodecPool(codec_limits(self._lanes, pixels))
         self._writer = ThreadPoolExecutor(self._lanes, thread_name_prefix="writer")
         self._unrecorded: deque[tuple[Future[Outcome], _Claimed]] = deque()
         journal.describe(settings.hash, settings.values)
@@ -222,6 +221,12 @@ def count_lanes(device: str) -> int:
     reads and writes.
     """
     return 1 if device == "cpu" else min(MOST_LANES, max(1, (os.cpu_count() or 1) // 2))
+
+
+def codec_limits(lanes: int, pixels: int) -> CodecLimits:
+    """Limits of the processes that read and write so many lanes of pictures of at most so many pixels."""
+    # What decoding takes, and some to spare; a file that promises less than it takes is stopped there.
+    return CodecLimits(2 * lanes, SECONDS, 2**30 + 80 * pixels, pixels, 2**40)
 
 
 def key(target: Path, output: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pellucid import errors, weights
 from pellucid.batch.journal import Entry, Journal
@@ -22,6 +22,9 @@ from pellucid.diagnosis import DEFAULT as RECOGNIZER
 from pellucid.errors import CheckpointError, PellucidError
 from pellucid.image_io import Limits
 from pellucid.strength import Strength
+
+if TYPE_CHECKING:
+    from pellucid.restorer import TorchRestorer
 
 _WHY: dict[Reason, str] = {
     "new": "is new",
@@ -51,6 +54,21 @@ class Options:
     retry_failed: bool
     as_json: bool
     quiet: bool
+
+
+def open_restorer(options: Options) -> "TorchRestorer":
+    """The restorer that the options ask for; unless they want quiet, it is said which."""
+    restorer = load_restorer(
+        options.model,
+        options.device,
+        options.precision,
+        options.memory,
+        guard=options.guard,
+        engine=options.engine,
+    )
+    if not options.quiet:
+        say(describe(restorer.describe()))
+    return restorer
 
 
 def select(
@@ -163,16 +181,7 @@ def _run(
         return
     settings = settings_of(options)
     preload()  # the processes that read and write wake up while the network is loaded
-    restorer = load_restorer(
-        options.model,
-        options.device,
-        options.precision,
-        options.memory,
-        guard=options.guard,
-        engine=options.engine,
-    )
-    if not options.quiet:
-        say(describe(restorer.describe()))
+    restorer = open_restorer(options)
     with Journal(output) as journal:
         batch = Batch(
             restorer,

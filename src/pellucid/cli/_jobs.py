@@ -1,12 +1,14 @@
 """Which picture goes where: files and folders on the command line, turned into a list of jobs."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pellucid.cli._shared import say
-from pellucid.errors import InputError, OutputExistsError
+from pellucid.cli._shared import print_json, say
+from pellucid.errors import InputError, OutputExistsError, PellucidError
 from pellucid.image_io import check_writable
 
 
@@ -114,6 +116,23 @@ def _walk(folder: Path, output: Path, suffixes: tuple[str, ...], result: Jobs) -
             result.skipped += 1
         else:
             yield path
+
+
+@contextmanager
+def failing_as_json(source: Path, *, wanted: bool) -> Generator[None]:
+    """A line of JSON about an error, if that is wanted, before it goes on its way."""
+    try:
+        yield
+    except PellucidError as error:
+        if wanted:
+            problem = {"type": type(error).__name__, "message": str(error)}
+            print_json({"input": str(source), "output": None, "ok": False, "error": problem})
+        raise
+
+
+def print_restored(source: Path, target: Path, report: dict[str, Any]) -> None:
+    """A line of JSON about one file that was restored."""
+    print_json({"input": str(source), "output": str(target), "ok": True, "report": report})
 
 
 def tell(job: Job) -> None:

@@ -14,7 +14,7 @@ from pellucid.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
     from pellucid.access import Tokens
     from pellucid.restorer import Report, TorchRestorer
@@ -145,13 +145,13 @@ def describe(report: "Report") -> str:
     return f"{report.model} on {device}{threads}, {report.precision}{by}"
 
 
-def progress_bar() -> "Progress":
+def progress_bar(*columns: "ProgressColumn | str", visible: bool = True) -> "Progress":
     """A bar on stderr that vanishes when done; none outside of a terminal, where it leaves an empty line."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:

@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TimeRemainingColumn
 
+from pellucid.cli._batch import Options, open_restorer
 from pellucid.cli._interrupt import stop_if_interrupted
-from pellucid.cli._jobs import Job, refuse_taken, tell
-from pellucid.cli._shared import describe, load_restorer, print_json, say
-from pellucid.errors import InputError, PellucidError
+from pellucid.cli._jobs import Job, failing_as_json, print_restored, refuse_taken, tell
+from pellucid.cli._shared import progress_bar, say
+from pellucid.errors import InputError
 
 if TYPE_CHECKING:
-    from pellucid.cli._batch import Options
     from pellucid.video import VideoReport
 
 
@@ -24,7 +23,7 @@ def is_film(path: Path) -> bool:
 
 
 def restore_film(
-    source: Path, output: Path, options: "Options", *, as_folder: bool, dry_run: bool = False
+    source: Path, output: Path, options: Options, *, as_folder: bool, dry_run: bool = False
 ) -> None:
     """Restore one film, and say so; or say only that it is to be done.
 
@@ -36,55 +35,37 @@ def restore_film(
     if not source.exists():
         raise InputError(f"{source} does not exist. Check the name.")
     target = output / source.name if as_folder or output.is_dir() else output
-    try:
+    with failing_as_json(source, wanted=options.as_json):
         if dry_run:
             refuse_taken(job := Job(source, target), overwrite=options.overwrite)
             tell(job)
             return
-        restorer = load_restorer(
-            options.model,
-            options.device,
-            options.precision,
-            options.memory,
-            guard=options.guard,
-            engine=options.engine,
-        )
-        if not options.quiet:
-            say(describe(restorer.describe()))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        console = Console(stderr=True)
-        columns = (TextColumn("Frames"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        hidden = options.quiet or not console.is_terminal
-        with Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
-        ) as bar:
-            task = bar.add_task("", total=None)
+        try:
+            restorer = open_restorer(options)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            columns = ("Frames", BarColumn(), "{task.completed}/{task.total}", TimeRemainingColumn())
+            with progress_bar(*columns, visible=not options.quiet) as bar:
+                task = bar.add_task("", total=None)
 
-            def frame_done(done: int, total: int) -> None:
-                stop_if_interrupted()
-                bar.update(task, completed=done, total=max(done, total))
+                def frame_done(done: int, total: int) -> None:
+                    stop_if_interrupted()
+                    bar.update(task, completed=done, total=max(done, total))
 
-            report = restore_video(
-                restorer,
-                source,
-                target,
-                diagnosis=options.prompt,
-                strength=options.strength,
-                overwrite=options.overwrite,
-                progress=frame_done,
-            )
-    except KeyboardInterrupt:
-        if not options.quiet:
-            say("what is done is kept; the same command goes on from there")
-        raise
-    except PellucidError as error:
-        if options.as_json:
-            problem = {"type": type(error).__name__, "message": str(error)}
-            print_json({"input": str(source), "output": None, "ok": False, "error": problem})
-        raise
+                report = restore_video(
+                    restorer,
+                    source,
+                    target,
+                    diagnosis=options.prompt,
+                    strength=options.strength,
+                    overwrite=options.overwrite,
+                    progress=frame_done,
+                )
+        except KeyboardInterrupt:
+            if not options.quiet:
+                say("what is done is kept; the same command goes on from there")
+            raise
     if options.as_json:
-        row = {"input": str(source), "output": str(target), "ok": True}
-        print_json(row | {"report": report.to_dict()})
+        print_restored(source, target, report.to_dict())
     if not options.quiet:
         say(_summary(report))
 

@@ -106,7 +106,7 @@ def restore(
     A journal in the output folder knows what was done: the same command again does only what is missing or
     changed, after a kill too. On a cluster (--ray) a report beside the pictures does; see docs/cluster.md.
     """
-    from pellucid.cli._batch import Options, restore_several, select
+    from pellucid.cli._batch import Options, open_restorer, restore_several, select
     from pellucid.cli._jobs import plan_jobs
     from pellucid.cli._video import is_film, restore_film
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
@@ -150,30 +150,21 @@ def restore(
         if not restore_several(plan, target, options, dry_run=dry_run):
             raise typer.Exit(1)
         return
-    from pellucid.cli._jobs import refuse_taken, tell
+    from pellucid.cli._jobs import failing_as_json, print_restored, refuse_taken, tell
     from pellucid.cli._progress import Bars
-    from pellucid.cli._shared import describe, load_restorer, print_json, say
-    from pellucid.errors import PellucidError
+    from pellucid.cli._shared import say
 
     (job,) = plan.jobs
-    try:
+    with failing_as_json(job.source, wanted=as_json):
         refuse_taken(job, overwrite=overwrite)
         if dry_run:
             tell(job)
             return
-        restorer = load_restorer(model, device, precision, memory, guard=guard, engine=engine)
-        if not quiet:
-            say(describe(restorer.describe()))
+        restorer = open_restorer(options)
         with Bars([job.source], visible=not quiet) as bars:
             report = _restore_one(restorer, job, limits, prompt, kept, overwrite, bars)
-    except PellucidError as error:
-        if as_json:
-            problem = {"type": type(error).__name__, "message": str(error)}
-            print_json({"input": str(job.source), "output": None, "ok": False, "error": problem})
-        raise
     if as_json:
-        row = {"input": str(job.source), "output": str(job.target), "ok": True}
-        print_json(row | {"report": report.to_dict()})
+        print_restored(job.source, job.target, report.to_dict())
     if not quiet:
         say(
             "1 left alone, since nothing is wrong (--no-guard restores it)"

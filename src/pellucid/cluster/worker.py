@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pellucid import __version__, compute
-from pellucid.batch.run import SECONDS, Untouched, count_lanes
+from pellucid.batch.run import Untouched, codec_limits, count_lanes
 from pellucid.cluster import storage
 from pellucid.cluster.report import Known, Records, Row, State, now
 from pellucid.cluster.storage import FileState
-from pellucid.codec.pool import CodecLimits, CodecPool
+from pellucid.codec.pool import CodecPool
 from pellucid.errors import (
     HashMismatchError,
     OutputExistsError,
@@ -112,8 +112,7 @@ class Worker:
         self._fresh = known is None and set(task.began) == {task.run}
         self._restorer = load_restorer(task, weights)
         lanes = count_lanes(self._restorer.describe().device)
-        limits = CodecLimits(2 * lanes, SECONDS, 2**30 + 80 * task.max_pixels, task.max_pixels, 2**40)
-        self._lanes, self._codec = lanes, CodecPool(limits)
+        self._lanes, self._codec = lanes, CodecPool(codec_limits(lanes, task.max_pixels))
         self._lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="looker")
         self._readers = ThreadPoolExecutor(lanes, thread_name_prefix="reader")
         self._writers = ThreadPoolExecutor(lanes, thread_name_prefix="writer")

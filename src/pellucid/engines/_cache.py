@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from filelock import FileLock
 from torch import nn
 
 from pellucid import __version__
+from pellucid.compute import processor_name
 from pellucid.engines._base import ENGINES, FORMATS, Engine, Header, is_installed, open_engine, require
 from pellucid.engines._export import export, to_onnx
 from pellucid.errors import CheckpointError, ExportError, InputError
@@ -110,7 +110,7 @@ def choose(
         "weights": weights_sha256,
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "processors": os.cpu_count(),
         "pellucid": __version__,
     }
@@ -134,13 +134,3 @@ def choose(
     text = json.dumps({"facts": facts, "choice": asdict(choice)}, indent=1) + "\n"
     write_bytes(text.encode(), path, overwrite=True)
     return choice
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system says it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

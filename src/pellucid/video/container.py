@@ -41,7 +41,7 @@ _OPTIONS = {
     "libsvtav1": {"crf": "20", "preset": "6"},
 }
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # FFmpeg's color spaces, as its scaler counts them
-_UNKNOWN, _FULL_RANGE, _HDR = 2, 2, (16, 18)  # unspecified; JPEG's range; PQ and HLG
+_LIMITED_RANGE, _FULL_RANGE, _HDR = 1, 2, (16, 18)  # MPEG's and JPEG's ranges; PQ and HLG
 
 
 def av() -> Any:
@@ -193,8 +193,8 @@ def pixels_of(frame: Any, film: Film) -> Tensor:
     rgb = frame.reformat(
         format="rgb48le",
         src_colorspace=film.matrix,
-        src_color_range=2 if film.full_range else 1,
-        dst_color_range=2,
+        src_color_range=_FULL_RANGE if film.full_range else _LIMITED_RANGE,
+        dst_color_range=_FULL_RANGE,
         interpolation=_scaling(),
     )
     samples = np.rot90(rgb.to_ndarray(), film.rotation // 90)
@@ -210,9 +210,9 @@ def frame_of(pixels: Tensor, film: Film, pixel_format: str) -> Any:
         .VideoFrame.from_ndarray(samples, format="rgb48le")
         .reformat(
             format=pixel_format,
-            src_color_range=2,
+            src_color_range=_FULL_RANGE,
             dst_colorspace=film.matrix,
-            dst_color_range=2 if film.full_range else 1,
+            dst_color_range=_FULL_RANGE if film.full_range else _LIMITED_RANGE,
             interpolation=_scaling(),
         )
     )
@@ -323,8 +323,7 @@ def join(segments: list[Path], source: Path, target: Path, film: Film, suffix: s
         if container.chapters():
             result.set_chapters(container.chapters())
         others = _packets(container, copies, source)
-        for time, number, packet in merge(_segment_packets(segments, film), others, key=lambda item: item[0]):
-            del time
+        for _, number, packet in merge(_segment_packets(segments, film), others, key=lambda item: item[0]):
             packet.stream = pictures if number < 0 else copies[number]
             result.mux(packet)
     return len(copies), dropped

@@ -113,7 +113,7 @@ class Flicker:
 
     def __init__(self, sums: list[float] | None = None) -> None:
         self.sums = sums or [0.0] * 6
-        self._before: tuple[Tensor, Tensor] | None = None
+        self._before: list[tuple[Tensor, Tensor]] | None = None  # pixels and light of input and output
 
     def begin(self) -> None:
         """A new shot."""
@@ -121,20 +121,17 @@ class Flicker:
 
     def add(self, degraded: Tensor, restored: Tensor) -> None:
         """Take in a frame, (3, H, W) each."""
-        if self._before is not None:
-            differences = [(a - b).abs() for a, b in zip((degraded, restored), self._before, strict=True)]
-            for place, difference in enumerate(differences):
-                self.sums[place] += 255 * float(difference.mean())
+        before, self._before = self._before, [(x, cells(x)) for x in (degraded, restored)]
+        if before is not None:
+            pairs = list(zip(self._before, before, strict=True))
+            for place, ((pixels, _), (old, _)) in enumerate(pairs):
+                self.sums[place] += 255 * float((pixels - old).abs().mean())
             self.sums[2] += 1
-            light = [
-                (cells(a) - cells(b)).abs().mean(0)
-                for a, b in zip((degraded, restored), self._before, strict=True)
-            ]
+            light = [(new - old).abs().mean(0) for (_, new), (_, old) in pairs]
             still = light[0] < MOVED
             for place, part in enumerate(light, start=3):
                 self.sums[place] += 255 * float(part[still].sum())
             self.sums[5] += int(still.sum())
-        self._before = degraded, restored
 
     def to_dict(self) -> dict[str, float | None]:
         """Means, in gray levels of 255; none where there was nothing to compare."""
