@@ -18,6 +18,7 @@ from pellucid.data import DEPTH_STEPS, VALIDATION_TASKS, Bank, PictureBank, Shar
 from pellucid.degradations import Degradation
 from pellucid.degradations.composite import ORDER, Composite
 from pellucid.degradations.defocus_blur import disc
+from pellucid.degradations.frame_average import frame_kernel
 from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.degradations.motion_blur import motion_kernel
 from pellucid.drawn import draw_pictures
@@ -102,6 +103,8 @@ def measure_strength(name: str, params: Any, before: Tensor, after: Tensor) -> f
             return float(1 - kept)
         case "defocus_blur":
             return _radius(disc(params.radius[0], params.rim[0])) if params.radius[0] > 0 else 0.0
+        case "frame_average":
+            return _radius(frame_kernel(params, 0))
         case "motion_blur":
             return _radius(motion_kernel(params, 0))
         case "low_light" | "low_light_pairs":

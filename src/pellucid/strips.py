@@ -5,7 +5,7 @@ row above and below, which a `Window` keeps from strip to strip; channel attenti
 all pixels, which a first pass over the strips gathers before a second one applies them. So a block is a few
 passes over its input map, each of which reads a strip, holds the block's wide intermediate features for these
 rows only, in memory that a processor's cache holds, and adds its result to the map in place. Nothing is
-computed twice but norms and a narrow projection.
+computed twice but DFPIR's norms.
 
 This is for inference with one picture. Networks describe their blocks' passes in their own files; here are
 the maps, the streams that passes are made of, and the passes of the layers that both networks share. What is
@@ -415,18 +415,6 @@ class Depthwise:
         if self.activation is not None:
             self.activation(room)
         return convolve(self.window.rows(last), self.weight, self.bias)
-
-
-class Delay:
-    """A stream of strips that waits for the convolutions beside it."""
-
-    def __init__(self, kernel_size: int) -> None:
-        self.window = Window(kernel_size)
-
-    def __call__(self, x: Tensor, last: bool) -> Tensor:
-        """The strip (r, W, C) that comes next to the rows (r', W, C) that stand in the middle of a window."""
-        self.window.room(x, x.shape[2]).copy_(x)
-        return self.window.center(last)
 
 
 def normalize(norm: LayerNorm2d, x: Tensor) -> Tensor:

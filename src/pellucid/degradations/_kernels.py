@@ -1,4 +1,6 @@
-"""Convolution of single pictures with single kernels, by FFT, with mirrored borders."""
+"""Convolution of single pictures with single kernels by FFT, borders mirrored; kernels of trajectories."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -27,3 +29,22 @@ def convolve_circular(picture: Tensor, kernel: Tensor) -> Tensor:
     size = picture.shape[-2:]
     spectrum = torch.fft.rfft2(picture) * torch.fft.rfft2(kernel, s=size)
     return torch.fft.irfft2(spectrum, s=size)
+
+
+def splat(way: Tensor) -> Tensor:
+    """(k, k) float64 kernel, sum 1, k odd, of the places (2, N) in pixels (y, x) around its middle.
+
+    Each place weighs the same and is spread bilinearly over its four neighbors.
+    """
+    reach = math.floor(float(way.abs().amax())) + 1
+    size = 2 * reach + 1
+    corner = way.floor()
+    part = way - corner  # the bilinear weights of the lower right neighbors
+    corner = corner.long() + reach
+    kernel = torch.zeros(size * size, dtype=torch.float64)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            weight = (part[0] if dy else 1 - part[0]) * (part[1] if dx else 1 - part[1])
+            place = (corner[0] + dy).clamp(max=size - 1) * size + (corner[1] + dx).clamp(max=size - 1)
+            kernel.index_add_(0, place, weight)
+    return (kernel / kernel.sum()).view(size, size)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.degradations import _draw
 from pellucid.degradations._base import Degradation, Params, check_batch
-from pellucid.degradations._kernels import convolve
+from pellucid.degradations._kernels import convolve, splat
 from pellucid.degradations._light import to_encoded, to_linear
 
 STEPS = 512  # points on a trajectory: several per pixel, so that splatting leaves no gaps
@@ -93,18 +93,7 @@ def motion_kernel(params: MotionBlurParams, index: int) -> Tensor:
     extent = (way.amax(1) - way.amin(1)).amax()
     way = way * (params.length[index] / extent)
     way = way - way.mean(1, keepdim=True)
-    reach = math.floor(float(way.abs().amax())) + 1
-    size = 2 * reach + 1
-    corner = way.floor()
-    part = way - corner  # the bilinear weights of the lower right neighbors
-    corner = corner.long() + reach
-    kernel = torch.zeros(size * size, dtype=torch.float64)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            weight = (part[0] if dy else 1 - part[0]) * (part[1] if dx else 1 - part[1])
-            place = (corner[0] + dy).clamp(max=size - 1) * size + (corner[1] + dx).clamp(max=size - 1)
-            kernel.index_add_(0, place, weight)
-    return (kernel / kernel.sum()).view(size, size)
+    return splat(way)
 
 
 def _smooth_walks(rng: torch.Generator) -> tuple[Tensor, Tensor]:

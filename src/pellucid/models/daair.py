@@ -37,12 +37,10 @@ from pellucid.layers import (
 from pellucid.models._spec import ModelSpec
 from pellucid.strips import (
     ChannelSimilarity,
-    Delay,
     Depthwise,
     FeatureMap,
     Linear,
     PixelMean,
-    Sweep,
     Window,
     Workspace,
     add_head,
@@ -241,12 +239,9 @@ class DegradationAwareLearner(nn.Module):
         learned = self.project(specialized * agnostic)  # (B, C, H, W)
         return x + learned if self.inner_residual else learned
 
-    def choose(self, x: FeatureMap, norm: LayerNorm2d) -> tuple[Tensor, Tensor]:
-        """Expert (1,) and gate (1,) for norm(x)."""
-        mean = PixelMean()
-        for rows, _ in x.sweep(x.channels):
-            mean.add(normalize(norm, rows))
-        return self.router(mean.value()[None, :, None, None], None)
+    def choose(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Expert (1,) and gate (1,) for a picture, from the mean (C,) of its normalized features."""
+        return self.router(normed[None, :, None, None], None)
 
 
 class RankProjection(nn.Module):
@@ -370,6 +365,9 @@ class EmbeddingStreams:
         learner: its experts are chosen by the mean of the whole norm(x).
         controller: if there is one, the second embedding.
         query_from_learner: whether the learner's asks.
+
+    Attributes:
+        kept: a map (H, W, C): norm(x), and after `both` what is asked.
     """
 
     def __init__(
@@ -380,52 +378,48 @@ class EmbeddingStreams:
         controller: Controller | None = None,
         query_from_learner: bool = True,
     ) -> None:
-        self.x, self.norm, self.inner_residual = x, norm, learner.inner_residual
-        dtype = x.workspace.dtype
-        index, gate = learner.choose(x, norm)
+        self.inner_residual = learner.inner_residual
+        dtype, mean = x.workspace.dtype, PixelMean()
+        self.kept = x.workspace.create_map(x.height, x.width, x.channels)
+        write = self.kept.sweep(1)
+        for rows, _ in x.sweep(x.channels):
+            normed = normalize(norm, rows)
+            mean.add(normed)
+            write.next_rows(len(normed))[0].copy_(normed)
+        index, gate = learner.choose(mean.value())
         experts = [(learner.agnostic, torch.zeros_like(index)), (learner.specialized, index)]
         learn = control = Linear((learner.project.weight * gate).t().to(dtype))
         if controller is not None:
             experts.append((controller.expert, torch.zeros_like(index)))
             control = Linear(controller.project.weight.t().to(dtype))
         self.experts, self.swapped = ExpertStreams(experts, dtype), not query_from_learner
-        self.rank, self.kernel_size = learn.weight.shape[0], learner.agnostic.depthwise.shape[-1]
+        self.rank = learn.weight.shape[0]
         self.project_asking, self.project_asked = (control, learn) if self.swapped else (learn, control)
 
-    def both(self, kept: FeatureMap | None = None) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    def both(self) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """One pass: the asking and the asked embedding (r, W, C), and whether these rows are the last.
 
-        What is asked is put into `kept` (H, W, R), in rank space: it costs more than the rest of a narrow
-        block, and R channels are few.
+        What is asked is a view of `kept`, whose rows it takes: they were read already.
         """
-        delay, write = Delay(self.kernel_size), None if kept is None else kept.sweep(1)
-        for rows, last in self.x.sweep(max(self.x.channels * 2, self.rank * 3)):
-            normed = normalize(self.norm, rows)
-            ranked = self.experts(normed, last).split(self.rank, dim=2)
-            normed, learned = delay(normed, last), ranked[0] * ranked[1]
+        sweep = self.kept.sweep(max(self.kept.channels * 2, self.rank * 3))
+        for rows, last in sweep:
+            ranked = self.experts(rows, last).split(self.rank, dim=2)
+            learned = ranked[0] * ranked[1]
             asking, asked = learned, ranked[2] if len(ranked) > 2 else learned
             if self.swapped:
                 asking, asked = asked, asking
-            if write is not None:
-                write.next_rows(len(asked))[0].copy_(asked)
-            embedded = self._embed(self.project_asked, normed, asked)
-            yield (
-                embedded if asking is asked else self._embed(self.project_asking, normed, asking),
-                embedded,
-                last,
-            )
+            (normed,) = sweep.next_rows(len(learned))
+            other = None if asking is asked else self._embed(self.project_asking, asking, normed.clone())
+            embedded = self._embed(self.project_asked, asked, normed)
+            yield embedded if other is None else other, embedded, last
 
-    def asked(self, sweep: Sweep, kept: FeatureMap) -> Iterator[tuple[Tensor, bool]]:
-        """A later pass, by `sweep` over x: the asked embedding once more, from what was kept."""
-        start = 0
-        for rows, last in sweep:
-            ranked = kept.parts[0][start : start + len(rows)]
-            yield self._embed(self.project_asked, normalize(self.norm, rows), ranked), last
-            start += len(rows)
-
-    def _embed(self, project: Linear, normed: Tensor, ranked: Tensor) -> Tensor:
-        embedded = project(ranked)
-        return embedded.add_(normed) if self.inner_residual else embedded
+    def _embed(self, project: Linear, ranked: Tensor, normed: Tensor) -> Tensor:
+        """The embedding, in place of `normed`."""
+        if self.inner_residual:
+            project.add(ranked, normed)
+        else:
+            project.into(ranked.flatten(0, 1), normed.view(-1, normed.shape[2]))
+        return normed
 
 
 def attend_in_strips(
@@ -433,24 +427,23 @@ def attend_in_strips(
 ) -> None:
     """x + attention, in place: x is what `streams` embed."""
     dtype, channels = x.workspace.dtype, x.channels
-    kept = x.workspace.create_map(x.height, x.width, streams.rank)
     similarity = ChannelSimilarity(attention.num_heads)
     if isinstance(attention, CrossAttention):
         query = Depthwise.of(attention.query, attention.query_depthwise, dtype)
         key_value = Depthwise.of(attention.key_value, attention.key_value_depthwise, dtype)
         key, value = key_value.columns(0, channels), key_value.columns(channels, 2 * channels)
-        for asking, asked, last in streams.both(kept):
+        for asking, asked, last in streams.both():
             similarity.add(torch.cat([query(asking, last), key(asked, last)], dim=2))
     else:
         every = Depthwise.of(attention.qkv, attention.qkv_depthwise, dtype)
         query_key, value = every.columns(0, 2 * channels), every.columns(2 * channels, 3 * channels)
-        for embedded, _, last in streams.both(kept):
+        for embedded, _, last in streams.both():
             similarity.add(query_key(embedded, last))
     scores = similarity.scores(attention.temperature)
     fold = fold_attention(scores.softmax(dim=-1), attention.project_out.weight[:, :, 0, 0]).to(dtype)
-    sweep = x.sweep(2 * channels)
-    for embedded, last in streams.asked(sweep, kept):
-        sweep.add(value(embedded, last), fold)
+    add = x.sweep(1)
+    for embedded, last in streams.kept.sweep(2 * channels):
+        add.add(value(embedded, last), fold)
 
 
 def mix_in_strips(
@@ -468,10 +461,10 @@ def mix_in_strips(
     else:
         both = Depthwise.of(mixer.gate_value, mixer.depthwise, dtype)
         gate, value = both.columns(0, channels), both.columns(channels, 2 * channels)
-    kept, mean = x.workspace.create_map(x.height, x.width, channels), PixelMean()
-    write = kept.sweep(1)
+    mean, write = PixelMean(), streams.kept.sweep(1)
     for asking, asked, last in streams.both():
         gates, values = gate(asking, last), value(asked, last)
+        # These rows of the embedding were read already.
         mixed = torch.mul(gates, values, out=write.next_rows(len(gates))[0])
         mean.add(mixed)
     weight = mixer.channel_weight.weight[:, :, 0, 0]
@@ -481,7 +474,7 @@ def mix_in_strips(
     hidden, start = ffn.project_out.in_channels, 0
     project_in, ffn_out = Linear.of(ffn.project_in, dtype), Linear.of(ffn.project_out, dtype)
     for rows, _ in x.sweep(hidden):
-        project_out.add(kept.parts[0][start : start + len(rows)], rows)
+        project_out.add(streams.kept.parts[0][start : start + len(rows)], rows)
         start += len(rows)
         normed = normalize(norm, rows)
         gated = project_in.columns(0, hidden)(normed).mul_(project_in.columns(hidden, 2 * hidden)(normed))
