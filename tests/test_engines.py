@@ -235,12 +235,42 @@ def test_a_damaged_memory_is_measured_again(caches):
     assert len(calls) == 16
 
 
+def test_a_file_in_bf16_is_run_in_it_and_passes_a_gate(checkpoints, onnx_models, tmp_path, monkeypatch):
+    restorer = tool(checkpoints["daair_s"])
+    header, target = restorer.header("bf16"), tmp_path / "bf16.xml"
+    arguments = restorer.network, restorer.spec, header
+    monkeypatch.setattr("pellucid.engines._export.CLOSENESS_BF16", 70.0)
+    with pytest.raises(ExportError, match=r"in bf16 is off by .* expected 70 dB on all"):
+        engines.export(*arguments, target, onnx_model=onnx_models["daair_s"])
+    assert not target.exists()
+    monkeypatch.setattr("pellucid.engines._export.CLOSENESS_BF16", 50.0)  # the small network is at 57
+    found = engines.export(*arguments, target, onnx_model=onnx_models["daair_s"])
+    assert found.header.parity["lowest_psnr"] >= 50
+    picture = probe_picture(64)[0]
+    done = load(target, guard=False)(picture)
+    assert done.report.precision == "bf16"
+    assert load(target, precision="bf16", guard=False).precision == "bf16"
+    error = (done.tensor - restorer(picture).tensor).square().mean()
+    assert 0 < error < 1e-5
+    with pytest.raises(UnsupportedDtypeError, match="is computed in bf16"):
+        load(target, precision="float32")
+    with pytest.raises(UnsupportedDtypeError, match="float32 only"):
+        engines.export(*arguments, tmp_path / "bf16.onnx", onnx_model=onnx_models["daair_s"])
+
+
+def test_auto_in_bf16_leaves_out_what_has_none(checkpoints, caches):
+    restorer = load(checkpoints["daair_s"], device="cpu", precision="bf16", guard=False, engine="auto")
+    report = restorer.describe()
+    assert report.precision == "bf16"
+    assert set(report.engine_seconds or {"torch": 0}) <= {"torch", "openvino"}  # not there if it is refused
+
+
 def test_what_an_engine_can_not_do(checkpoints, exported, monkeypatch):
     path = checkpoints["daair_s"]
     with pytest.raises(InputError, match="There is no engine called 'onnx'"):
         load(path, engine="onnx")
     with pytest.raises(UnsupportedDtypeError, match="float32 only"):
-        load(path, engine="openvino", precision="bf16")
+        load(path, engine="onnxruntime", precision="bf16")
     with pytest.raises(UnsupportedDtypeError, match="--precision"):
         load(exported["daair_s", "onnx"], precision="bf16")
     with pytest.raises(InputError, match="run by onnxruntime"):

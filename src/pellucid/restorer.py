@@ -361,7 +361,7 @@ class TorchRestorer(_Streaming):
         self.engine = engine
         self._engine_seconds: dict[str, float] | None = None
         if engine is not None and engine.header is not None:
-            self._probe = Probe("float32", {}, 0, None, engine.header.bytes_per_pixel)
+            self._probe = Probe(engine.header.precision, {}, 0, None, engine.header.bytes_per_pixel)
 
     @property
     def probe(self) -> Probe:
@@ -384,7 +384,8 @@ class TorchRestorer(_Streaming):
     @property
     def precision(self) -> Precision:
         """What is computed in."""
-        return self.probe.precision if self.engine is None else "float32"
+        header = None if self.engine is None else self.engine.header
+        return self.probe.precision if header is None else header.precision
 
     def choose_engine(self, name: str) -> None:
         """Let an engine run the network: one of `engines.ENGINES`, or "auto" for the fastest here.
@@ -393,20 +394,16 @@ class TorchRestorer(_Streaming):
 
         Raises:
             InputError: no such engine, it is not installed, or the device is not the CPU.
-            UnsupportedDtypeError: another engine than torch is to compute in bf16.
+            UnsupportedDtypeError: ONNX Runtime is to compute in bf16.
             ExportError: the engine does not give the network's result.
         """
         engines.check_engine(name)
-        bf16 = self._asked_precision == "bf16"
-        if name == "torch" or (name == "auto" and (bf16 or self.device.type != "cpu")):
+        if name == "torch" or (name == "auto" and self.device.type != "cpu"):
             return
         if self.device.type != "cpu":
             raise InputError(f"{name} runs on the CPU only; the device is {self.device}. Give --device cpu.")
-        if bf16:
-            raise UnsupportedDtypeError(
-                f"{name} computes in float32 only; bf16 was asked for. Take --engine torch."
-            )
-        found = engines.prepare(name, self.network, self.spec, self.header())
+        header = self.header(self._asked_precision or "float32")
+        found = engines.prepare(name, self.network, self.spec, header)
         if name != "auto":
             self.engine = found[name]
             return
@@ -423,8 +420,8 @@ class TorchRestorer(_Streaming):
         choice = engines.choose(runs, self.weights_sha256, self._asked_precision)
         self.engine, self._engine_seconds = found.get(choice.engine), choice.seconds
 
-    def header(self) -> engines.Header:
-        """What an exported file of the network says about itself."""
+    def header(self, precision: Precision = "float32") -> engines.Header:
+        """What an exported file of the network, to be run in `precision`, says about itself."""
         return engines.Header(
             self.spec.name,
             dataclasses.asdict(self.network.config),  # type: ignore[arg-type]
@@ -432,6 +429,7 @@ class TorchRestorer(_Streaming):
             self.weights_sha256,
             self.provenance,
             self.probe.bytes_per_pixel,
+            precision=precision,
         )
 
     def describe(self) -> Report:
@@ -868,9 +866,10 @@ def _load_exported(
         raise InputError(f"{path} is run by {engine.name}, not by {asked}. Leave --engine out.")
     if device not in (None, "cpu"):
         raise InputError(f"{path} is run on the CPU; the device given is {device}. Leave --device out.")
-    if precision not in (None, "float32"):
+    if precision not in (None, header.precision):
         raise UnsupportedDtypeError(
-            f"{path} is computed in float32; the precision given is {precision}. Leave --precision out."
+            f"{path} is computed in {header.precision}; the precision given is {precision}. "
+            "Leave --precision out."
         )
     return TorchRestorer(
         _Exported(spec.config_from(header.config)),
@@ -879,7 +878,7 @@ def _load_exported(
         weights_sha256=header.weights_sha256,
         provenance=header.provenance,
         device="cpu",
-        precision="float32",
+        precision=header.precision,
         memory=memory,
         guard=guard,
         engine=engine,

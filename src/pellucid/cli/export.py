@@ -9,6 +9,13 @@ import typer
 from pellucid.cli._shared import parse_path
 
 
+class RunIn(StrEnum):
+    """What a file is run in."""
+
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+
+
 class Format(StrEnum):
     """What can be exported to."""
 
@@ -26,12 +33,15 @@ def export(
     to: Annotated[Format, typer.Option("--format", help="onnx: one .onnx file; openvino: .xml and .bin.")] = (
         Format.ONNX
     ),
+    precision: Annotated[
+        RunIn, typer.Option("--precision", help="What it is run in; bf16 for openvino only.")
+    ] = RunIn.FLOAT32,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Export a network for ONNX Runtime or OpenVINO, for pictures of any size, in float32 (extra export).
+    """Export a network for ONNX Runtime or OpenVINO, for pictures of any size (extra export).
 
     The file is compared with the network on six pictures first, and not written if it is off by more than
-    1e-4 (docs/adr/0013-engines.md). `pellucid restore --model FILE` runs it.
+    1e-4, or in bf16 below 60 dB PSNR (docs/adr/0013-engines.md). `pellucid restore --model FILE` runs it.
     """
     from pellucid import engines
     from pellucid.cli._shared import say
@@ -39,13 +49,16 @@ def export(
 
     output.mkdir(parents=True, exist_ok=True)
     name = Path(model).stem if model.endswith(".safetensors") else model
-    target = output / f"{name}{engines.FORMATS[to.value]}"
+    marked = name if precision is RunIn.FLOAT32 else f"{name}.{precision.value}"
+    target = output / f"{marked}{engines.FORMATS[to.value]}"
     engines.check_target(target, overwrite=overwrite)
     restorer = load(model, device="cpu", precision="float32", guard=False)
     say(f"exporting {restorer.name}; this takes from half a minute to several")
-    exported = engines.export(restorer.network, restorer.spec, restorer.header(), target, overwrite=overwrite)
+    header = restorer.header(precision.value)
+    exported = engines.export(restorer.network, restorer.spec, header, target, overwrite=overwrite)
     parity = exported.header.parity
     typer.echo(
-        f"{target}: {restorer.name}, {parity['within']} of {parity['pictures']} pictures within "
-        f"{parity['bound']:.0e}, largest difference {parity['largest_difference']:.1e}"
+        f"{target}: {restorer.name} in {precision.value}, {parity['within']} of {parity['pictures']} "
+        f"pictures within {parity['bound']:.0e}, largest difference {parity['largest_difference']:.1e}, "
+        f"lowest PSNR {parity['lowest_psnr']:.1f} dB"
     )

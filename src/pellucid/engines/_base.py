@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pellucid.errors import CheckpointError, InputError
+from pellucid.compute import Precision
+from pellucid.errors import CheckpointError, InputError, UnsupportedDtypeError
 from pellucid.registry import unknown_name
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
@@ -39,6 +40,7 @@ class Header:
         bytes_per_pixel: what a pixel of a whole picture takes in memory.
         parity: how far the file's output was from the network's, see `Parity.to_dict`.
         versions: of pellucid and of what exported it.
+        precision: that it is run in.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Header:
     bytes_per_pixel: float
     parity: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     versions: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    precision: Precision = "float32"
 
     def to_json(self) -> str:
         """As it stands in the file."""
@@ -74,7 +77,7 @@ class Header:
 
 
 class Engine(Protocol):
-    """Runs one network, in float32, on the CPU, on whole pictures.
+    """Runs one network on the CPU, on whole pictures.
 
     Attributes:
         name: one of `ENGINES`.
@@ -146,14 +149,15 @@ class OpenVinoEngine:
         core = require("openvino").Core()
         with _reading(path):
             model = core.read_model(path)
-            # On some processors it would take bf16 by itself.
-            settings = {
-                "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            }
-            self._compiled = core.compile_model(model, "CPU", settings)
         text = model.get_rt_info("pellucid").astype(str) if model.has_rt_info("pellucid") else None
         self.header = Header.from_json(text, path)
+        # On some processors it would take bf16 by itself.
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.header.precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        with _reading(path):
+            self._compiled = core.compile_model(model, "CPU", settings)
 
     def __call__(self, degraded: Tensor, prompt: int | None) -> Tensor:
         """See `Engine`."""
@@ -179,6 +183,18 @@ def check_engine(name: str) -> None:
     """
     if name not in (*ENGINES, "auto"):
         raise InputError(unknown_name("engine", name, [*ENGINES, "auto"]))
+
+
+def check_precision(engine: str, precision: Precision) -> None:
+    """Refuse what an engine can't compute in.
+
+    Raises:
+        UnsupportedDtypeError: bf16, and the engine is ONNX Runtime.
+    """
+    if engine == OnnxRuntimeEngine.name and precision == "bf16":
+        raise UnsupportedDtypeError(
+            f"{engine} computes in float32 only; bf16 was asked for. Take openvino or torch for bf16."
+        )
 
 
 def is_installed(package: str) -> bool:

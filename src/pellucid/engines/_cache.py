@@ -16,7 +16,16 @@ from torch import nn
 
 from pellucid import __version__
 from pellucid.compute import processor_name
-from pellucid.engines._base import ENGINES, FORMATS, Engine, Header, is_installed, open_engine, require
+from pellucid.engines._base import (
+    ENGINES,
+    FORMATS,
+    Engine,
+    Header,
+    check_precision,
+    is_installed,
+    open_engine,
+    require,
+)
 from pellucid.engines._export import export, to_onnx
 from pellucid.errors import CheckpointError, ExportError, InputError
 from pellucid.image_io import write_bytes
@@ -57,22 +66,29 @@ def cache_folder() -> Path:
 def prepare(name: str, network: nn.Module, spec: ModelSpec, header: Header) -> dict[str, Engine]:
     """The engine of that name, or with "auto" all that are installed and pass the gate, but not torch.
 
+    They compute in the header's precision.
+
     A network that this machine has not exported yet is exported now, which takes from half a minute to
     several.
 
     Raises:
         ExportError: the engine asked for does not give the network's result.
         InputError: it is not installed.
+        UnsupportedDtypeError: it can't compute in the header's precision.
     """
     formats = {engine: kind for engine, kind in ENGINES.items() if kind and name in (engine, "auto")}
     if name == "auto":
         formats = {engine: kind for engine, kind in formats.items() if is_installed(engine)}
+        if header.precision == "bf16":
+            formats.pop("onnxruntime", None)
+    else:
+        check_precision(name, header.precision)
         if not (formats and all(map(is_installed, ("onnx", "onnxscript", "platformdirs")))):
             return {}
     folder, engines, onnx_model = cache_folder(), dict[str, Engine](), None
     # The weights' hash, as one name may stand for other bytes later; torch's version, as it does the export.
     versions = f"{__version__}-{metadata.version('torch')}"
-    stem = f"{Path(header.name).name}-{(header.weights_sha256 or '')[:16]}-{versions}"
+    stem = f"{Path(header.name).name}-{(header.weights_sha256 or '')[:16]}-{versions}-{header.precision}"
     with FileLock(folder / f"{stem}.lock"):
         for engine, kind in formats.items():
             path = folder / f"{stem}{FORMATS[kind]}"

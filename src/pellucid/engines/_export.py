@@ -12,14 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import __version__
-from pellucid.compute import probe_picture
-from pellucid.engines._base import FORMATS, Engine, Header, TorchEngine, open_engine, require
+from pellucid.compute import Precision, probe_picture
+from pellucid.engines._base import (
+    FORMATS,
+    Engine,
+    Header,
+    TorchEngine,
+    check_precision,
+    open_engine,
+    require,
+)
 from pellucid.errors import ExportError
 from pellucid.image_io import check_writable, write_bytes
 from pellucid.models import ModelSpec
 
 CLOSENESS = 1e-4  # the largest difference between outputs, of pictures in [0, 1]
 CLOSENESS_PSNR = 50.0  # dB, for the pictures on which a network that selects by rank has met a tie
+CLOSENESS_BF16 = 60.0  # dB, for all pictures of a file that is run in bf16
 OPSET = 20
 # Heights and widths of the gate's pictures, in the network's multiples: none is that of the export.
 _SIZES = ((4, 4), (5, 9), (8, 3), (6, 6), (3, 11), (8, 8))
@@ -35,15 +44,19 @@ class Parity:
         selects: the network selects by rank (DFPIR), so that a tie, decided by the last bit, may turn out
             differently: then half of the pictures must be within `CLOSENESS`, and all above
             `CLOSENESS_PSNR`.
+        precision: of the engine; in bf16 all pictures must be above `CLOSENESS_BF16`, and nothing else.
     """
 
     differences: tuple[float, ...]
     psnrs: tuple[float, ...]
     selects: bool
+    precision: Precision = "float32"
 
     @property
     def ok(self) -> bool:
         """Whether that is close enough; NaN is not."""
+        if self.precision == "bf16":
+            return all(psnr >= CLOSENESS_BF16 for psnr in self.psnrs)
         within = [difference <= CLOSENESS for difference in self.differences]
         if not self.selects:
             return all(within)
@@ -87,7 +100,8 @@ def measure_parity(network: nn.Module, spec: ModelSpec, engine: Engine) -> Parit
         difference = engine(picture, prompt) - exact(picture, prompt)
         differences.append(float(difference.abs().max()))
         psnrs.append(_psnr(difference))
-    return Parity(tuple(differences), tuple(psnrs), getattr(config, "keep_tenths", 10) < 10)
+    precision = "float32" if engine.header is None else engine.header.precision
+    return Parity(tuple(differences), tuple(psnrs), getattr(config, "keep_tenths", 10) < 10, precision)
 
 
 def _psnr(difference: Tensor) -> float:
@@ -110,7 +124,7 @@ def export(
     Args:
         network: on the CPU, in evaluation mode.
         spec: its structure.
-        header: what the file says; parity and versions are added.
+        header: what the file says, its precision included; parity and versions are added.
         target: the file; its suffix, of `FORMATS`, says the format. An .xml gets a .bin beside it.
         onnx_model: what `to_onnx` gives; made where it is missing.
         overwrite: replace existing files.
@@ -119,9 +133,12 @@ def export(
         ExportError: the file's output is not the network's; nothing was written.
         InputError: no such folder, or the extra `export` is missing.
         OutputExistsError: a file is there already.
+        UnsupportedDtypeError: no such precision in this format.
     """
     check_target(target, overwrite=overwrite)
-    tool = require("onnxruntime" if target.suffix == FORMATS["onnx"] else "openvino")
+    name = "onnxruntime" if target.suffix == FORMATS["onnx"] else "openvino"
+    check_precision(name, header.precision)
+    tool = require(name)
     model = to_onnx(network, spec) if onnx_model is None else onnx_model
     names = ("torch", "onnx", tool.__name__)
     header = replace(header, versions={"pellucid": __version__, **{n: metadata.version(n) for n in names}})
@@ -204,10 +221,12 @@ def to_onnx(network: nn.Module, spec: ModelSpec) -> Any:
 def _refusal(engine: str, name: str, parity: Parity) -> str:
     found = parity.to_dict()
     expected = f"at most {CLOSENESS:.0e}"
-    if parity.selects:
+    if parity.precision == "bf16":
+        expected = f"{CLOSENESS_BF16:.0f} dB on all"
+    elif parity.selects:
         expected += f" on half of the pictures, and {CLOSENESS_PSNR:.0f} dB on all"
     return (
-        f"{name} as {engine} runs it is off by {found['largest_difference']:.1e} "
+        f"{name} as {engine} runs it in {parity.precision} is off by {found['largest_difference']:.1e} "
         f"({found['within']} of {found['pictures']} pictures within {CLOSENESS:.0e}, lowest PSNR "
         f"{found['lowest_psnr']:.1f} dB); expected {expected}. Nothing was written; "
         "export to another format, or run it with torch."
