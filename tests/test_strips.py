@@ -171,7 +171,7 @@ def test_similarity_is_that_of_the_layers():
     query_key = torch.randn(40, 3, 24)
     similarity, temperature = ChannelSimilarity(3), torch.rand(3, 1, 1)
     for strip in query_key.split((1, 20, 19)):
-        similarity.add(strip)
+        similarity.add(strip.clone())  # its values are lost
     query, key = query_key.flatten(0, 1).t().view(2, 1, 3, 4, 120)
     expected = channel_attention_scores(query, key, temperature)
     assert torch.allclose(similarity.scores(temperature), expected, atol=1e-6)

@@ -21,6 +21,7 @@ PICTURES = {
     "rain_streaks": ("astronaut", (0, 120), 10),
     "haze": ("rocket", (190, 210), 36),
     "motion_blur": ("astronaut", (0, 120), 6),
+    "frame_average": ("astronaut", (0, 120), 7),
     "defocus_blur": ("astronaut", (0, 120), 6),
     "low_light": ("coffee", (60, 200), 14),
     "jpeg": ("chelsea", (30, 90), 15),

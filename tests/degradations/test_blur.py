@@ -6,6 +6,7 @@ from scipy.ndimage import convolve as reference
 from pellucid.degradations._kernels import convolve
 from pellucid.degradations._light import to_linear
 from pellucid.degradations.defocus_blur import DefocusBlur, DefocusBlurParams, disc
+from pellucid.degradations.frame_average import FrameAverage, FrameAverageParams, frame_kernel
 from pellucid.degradations.motion_blur import MotionBlur, MotionBlurParams, motion_kernel
 
 
@@ -63,3 +64,28 @@ def test_blur_averages_linear_light() -> None:
     ):
         assert to_linear(blurred)[0, 0].sum() == pytest.approx(1, rel=1e-5)
         assert blurred.max() < 0.8
+
+
+def test_averaged_frames_lie_on_an_arc_around_the_middle_one() -> None:
+    params = FrameAverageParams((20.0,), (30.0,), (40.0,), (0.2,), (11,), (1.0,))
+    kernel = frame_kernel(params, 0)
+    middle = kernel.shape[0] // 2
+    assert kernel.sum() == pytest.approx(1)
+    assert kernel[middle, middle] == pytest.approx(1 / 11)
+    line = torch.arange(kernel.shape[0], dtype=torch.float64) - middle
+    y, x = (line[:, None] * kernel).sum(), (line * kernel).sum()
+    assert torch.hypot(y, x) > 0.5  # there is more way after the middle frame than before it
+    straight = frame_kernel(FrameAverageParams((12.0,), (0.0,), (0.0,), (0.0,), (13,), (1.0,)), 0)
+    assert straight[straight.shape[0] // 2].tolist() == pytest.approx([0.0] + [1 / 13] * 13 + [0.0])
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+def test_frames_are_averaged_after_a_power(exponent: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    clean = torch.rand((1, 3, 24, 24), generator=rng, dtype=torch.float64)
+    blurred = FrameAverage().apply(
+        clean, FrameAverageParams((2.0,), (0.0,), (0.0,), (0.0,), (3,), (exponent,))
+    )
+    frames = torch.stack([clean[..., 4:-4, shift : 24 - 8 + shift] for shift in (3, 4, 5)])
+    expected = (frames**exponent).mean(0) ** (1 / exponent)
+    assert torch.allclose(blurred[..., 4:-4, 4:-4], expected, atol=1e-9)
