@@ -395,6 +395,19 @@ def test_any_other_picture_is_restored(oracle, guard):
     assert restoration.report.recognized is not None
 
 
+@pytest.mark.parametrize(
+    ("oracle", "alone"),
+    [(Oracle(jpeg=5.0), True), (Oracle(jpeg=5.0, noise=5.0), False), (Oracle(jpeg=5.0, noise=-0.3), False)],
+)
+def test_what_the_weights_do_not_mend_is_left_alone_where_it_is_surely_all(oracle, alone):
+    restorer, picture = guarded(oracle), torch.rand(3, 40, 50)
+    assert not torch.equal(restorer(picture).tensor, picture)  # the weights say nothing about JPEG
+    restorer.provenance["no_gain"] = ["jpeg"]
+    restoration = restorer(picture)
+    assert torch.equal(restoration.tensor, picture) == alone
+    assert restoration.report.guards.get("left_alone", False) == alone
+
+
 def test_a_guided_network_is_told_by_the_recognizer_and_the_report_says_so():
     report = guarded(Oracle(rain=2.0, noise=4.0), GUIDED)(torch.rand(3, 40, 50)).report
     assert report.diagnosis == "rain"  # the toy knows no noise

@@ -6,7 +6,7 @@ better left alone. Where it is not sure, it says so.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -64,6 +64,12 @@ class Diagnosis:
         """Whether there is a verdict, and no kind is left open."""
         low, high = OPEN
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
+
+    def needs_only(self, kinds: Collection[str]) -> bool:
+        """Whether surely nothing is wrong, or surely nothing but these kinds."""
+        if self.verdict != "degraded":
+            return self.verdict == "nothing wrong"
+        return all(p <= OPEN[0] for kind, p in self.probabilities.items() if kind not in kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -24,7 +24,7 @@ from pellucid.arrays import array_from_image, image_from_array, image_from_tenso
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.compute import Precision, Probe
 from pellucid.diagnosis import DEFAULT as RECOGNIZER
-from pellucid.diagnosis import Recognizer
+from pellucid.diagnosis import Diagnosis, Recognizer
 from pellucid.engines import Engine
 from pellucid.errors import (
     InputError,
@@ -63,7 +63,7 @@ class Report:
             where they differ (see `pellucid.strength`).
         diagnosis: what a guided network was told, by its caller or by the recognizer, else none.
         guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
-            tiles, or smaller ones, were taken), "left_alone" (nothing was wrong: the input's own pixels came
+            tiles, or smaller ones, were taken), "left_alone" (nothing to mend: the input's own pixels came
             back).
         seconds: "read", "restore", and "recognize" where a recognizer ran.
         recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
@@ -325,7 +325,8 @@ class TorchRestorer(_Streaming):
                 gray level (root mean square) of float32.
             memory: bytes that a restoration may take. Default: half of what is free, and on the CPU no tile
                 beyond one megapixel, since larger ones are slower.
-            guard: give a picture back as it is where the recognizer surely finds nothing wrong.
+            guard: give a picture back as it is where the recognizer surely finds nothing wrong that the
+                weights mend (`leaves_alone`).
             recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
                 one, loaded when it is first asked.
             engine: of an exported file; then the network need only have its `config`.
@@ -553,9 +554,17 @@ class TorchRestorer(_Streaming):
             report,
             diagnosis=prompt,
             recognized=found.to_dict(),
-            guards={"left_alone": True} if self.guard and found.verdict == "nothing wrong" else {},
+            guards={"left_alone": True} if self.leaves_alone(found) else {},
             seconds=report.seconds | {"recognize": found.seconds},
         )
+
+    def leaves_alone(self, found: Diagnosis) -> bool:
+        """Whether the guard is on, and surely nothing is wrong that these weights mend.
+
+        What they do not mend stands under `no_gain` in their provenance: kinds of degradation at which they
+        won nothing on validation pictures.
+        """
+        return self.guard and found.needs_only(self.provenance.get("no_gain", ()))
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:
@@ -800,9 +809,10 @@ def load(
         device: "cuda", "mps" or "cpu"; default: the first of them that works.
         precision: "float32" or "bf16"; default: chosen by a probe.
         memory: bytes that a restoration may take; default: half of what is free.
-        guard: give a picture back as it is where the recognizer surely finds nothing wrong.
+        guard: give a picture back as it is where the recognizer surely finds nothing wrong that the weights
+            mend (`TorchRestorer.leaves_alone`).
         engine: "torch"; "onnxruntime" or "openvino" (extra `export`), which run pictures that fit in one
-            piece, on the CPU in float32, from a file that is exported once; or "auto", the fastest of them
+            piece, on the CPU, from a file that is exported once; or "auto", the fastest of them
             by a short probe, remembered for this machine.
 
     Raises:

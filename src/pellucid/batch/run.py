@@ -64,7 +64,7 @@ class Batch:
         settings: of the restorer and of this run, as the journal keeps them.
         output: the folder.
         limits: of a picture.
-        untouched: what is done with a picture in which nothing is wrong: its file is copied, or linked
+        untouched: what is done with a picture that is left alone: its file is copied, or linked
             (copied where the file system can't), or there is no output.
         overwrite, retry_failed: as for `pellucid.batch.plan.judge`.
     """

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Untouched(StrEnum):
-    """What is done with pictures in which nothing is wrong."""
+    """What is done with pictures that are left alone."""
 
     COPY = "copy"
     LINK = "link"
@@ -60,7 +60,10 @@ def restore(
     prompt: Prompt = None,
     guard: Annotated[
         bool,
-        typer.Option("--guard/--no-guard", help="Leave a picture alone in which surely nothing is wrong."),
+        typer.Option(
+            "--guard/--no-guard",
+            help="Leave a picture alone in which surely nothing is wrong that the model mends.",
+        ),
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     max_pixels: Annotated[
@@ -76,7 +79,7 @@ def restore(
         str | None, typer.Option(help="Only those changed since a date, or so long ago, as 12h or 7d.")
     ] = None,
     untouched: Annotated[
-        Untouched, typer.Option(help="What is done with pictures in which nothing is wrong.")
+        Untouched, typer.Option(help="What is done with pictures that are left alone.")
     ] = Untouched.COPY,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
@@ -96,8 +99,8 @@ def restore(
 ) -> None:
     """Restore photographs, or a film.
 
-    A picture in which surely nothing is wrong comes back as it is (--no-guard: it is restored like any
-    other). A guided model finds out what is wrong, unless --prompt says it.
+    A picture in which surely nothing is wrong that the model mends comes back as it is (--no-guard: it is
+    restored like any other). A guided model finds out what is wrong, unless --prompt says it.
 
     One file goes to one file. A folder keeps its tree; its names and formats stay as they are. Hidden files,
     links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
@@ -167,7 +170,7 @@ def restore(
         print_restored(job.source, job.target, report.to_dict())
     if not quiet:
         say(
-            "1 left alone, since nothing is wrong (--no-guard restores it)"
+            "1 left alone, since nothing is wrong that the model mends (--no-guard restores it)"
             if report.guards.get("left_alone")
             else "1 restored, 0 failed"
         )

@@ -50,7 +50,9 @@ class RestoreOptions(BaseModel):
     prompt: str | SkipJsonSchema[None] = Field(
         None, max_length=100, description="For a guided model: what is wrong."
     )
-    guard: bool = Field(True, description="Leave a picture alone in which surely nothing is wrong.")
+    guard: bool = Field(
+        True, description="Leave a picture alone in which surely nothing is wrong that the model mends."
+    )
     format: Format | SkipJsonSchema[None] = Field(
         None, description="Of the result. Default: what Accept names, else the input's own."
     )

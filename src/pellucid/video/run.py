@@ -263,8 +263,7 @@ class _Run:
         prompt, alone = self.diagnosis, self.strength.plain == 0
         if self.restorer.recognizes and (guided or self.restorer.guard) and not alone:
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
-            verdicts = [diagnosis.verdict for diagnosis in found]
-            alone = self.restorer.guard and verdicts.count("nothing wrong") * 2 > len(verdicts)
+            alone = sum(map(self.restorer.leaves_alone, found)) * 2 > len(found)
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
             if guided:
