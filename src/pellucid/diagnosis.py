@@ -29,7 +29,10 @@ PRESENT = 0.5  # probability from which a kind counts as present
 # Between these a kind is left open. A picture with nothing present and a kind left open is neither good nor
 # bad.
 OPEN = (0.3, 0.7)
-NOTHING_WRONG = 0.7  # probability from which a picture is left alone
+NOTHING_WRONG = 0.7  # probability from which that is said
+# For leaving a picture alone: probability of "nothing wrong" that is enough where no kind is open, and what
+# other kinds may have where one is present.
+NOTHING_SEEN, FAINT = 0.4, 0.1
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,16 @@ class Diagnosis:
         low, high = OPEN
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
-    def needs_only(self, kinds: Collection[str]) -> bool:
-        """Whether surely nothing is wrong, or surely nothing but these kinds."""
-        if self.verdict != "degraded":
-            return self.verdict == "nothing wrong"
-        return all(p <= OPEN[0] for kind, p in self.probabilities.items() if kind not in kinds)
+    def shows_only(self, kinds: Collection[str]) -> bool:
+        """Whether nothing but these kinds seems to be there.
+
+        Less is asked than for the verdict "nothing wrong": what is missed then is faint, and restoring it
+        would win little, while restoring a good picture can cost everything.
+        """
+        if self.verdict == "degraded":
+            return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
+        likely = self.nothing_wrong >= NOTHING_SEEN and max(self.probabilities.values()) <= OPEN[0]
+        return self.familiar and likely
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -559,12 +559,12 @@ class TorchRestorer(_Streaming):
         )
 
     def leaves_alone(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and surely nothing is wrong that these weights mend.
+        """Whether the guard is on, and nothing seems wrong that these weights mend.
 
         What they do not mend stands under `no_gain` in their provenance: kinds of degradation at which they
         won nothing on validation pictures.
         """
-        return self.guard and found.needs_only(self.provenance.get("no_gain", ()))
+        return self.guard and found.shows_only(self.provenance.get("no_gain", ()))
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:
