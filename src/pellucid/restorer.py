@@ -36,6 +36,7 @@ from pellucid.errors import (
 from pellucid.image import ImageBuffer
 from pellucid.image_io import Limits, copy_image, decode_image, read_header, read_image, write_image
 from pellucid.models import ModelSpec
+from pellucid.pipeline import GRAPH_FROM, MOST_AT_ONCE, Pipeline
 from pellucid.registry import unknown_name
 from pellucid.strength import Strength, as_number
 from pellucid.strips import StripCost, StripPlan, Workspace, plan_strips
@@ -361,6 +362,7 @@ class TorchRestorer(_Streaming):
         self._probe: Probe | None = None
         self.engine = engine
         self._engine_seconds: dict[str, float] | None = None
+        self._prompts: dict[int | None, Tensor] = {}
         if engine is not None and engine.header is not None:
             self._probe = Probe(engine.header.precision, {}, 0, None, engine.header.bytes_per_pixel)
 
@@ -737,10 +739,9 @@ class TorchRestorer(_Streaming):
                 progress(1, 1)
             return restored[:, :height, :width], redone
         kept, redone = scratch.zeros_like(padded, padded.shape), False
-        for done, tile in enumerate(plan, start=1):
+        tiles = zip(plan, self._run_tiles(padded, plan, prompt), strict=True)
+        for done, (tile, (restored, again)) in enumerate(tiles, start=1):
             rows, columns = tile.rows, tile.columns
-            read = padded[None, :, rows.start : rows.stop, columns.start : columns.stop]
-            restored, again = self._run_finite(read, prompt)  # (3, h, w)
             redone |= again
             weight = _weights(rows)[:, None] * _weights(columns)  # of the part that is kept
             kept_rows, kept_columns = _kept(rows), _kept(columns)
@@ -750,10 +751,39 @@ class TorchRestorer(_Streaming):
                 kept_columns.start - columns.start : kept_columns.stop - columns.start,
             ]
             kept[:, kept_rows, kept_columns] += part * weight
-            scratch.touch(read.nbytes + part.nbytes)
+            scratch.touch(restored.nbytes + part.nbytes)
             if progress is not None:
                 progress(done, len(plan))
         return kept[:, :height, :width], redone
+
+    def _run_tiles(self, padded: Tensor, plan: TilePlan, prompt: int | None) -> Iterator[tuple[Tensor, bool]]:
+        """Per tile the network's (3, h, w), on the CPU, and whether it had to be redone in float32."""
+
+        def reads() -> Iterator[Tensor]:
+            for tile in plan:
+                rows, columns = tile.rows, tile.columns
+                yield padded[:, rows.start : rows.stop, columns.start : columns.stop]
+
+        batch = self._batch(plan)
+        if batch == 1 and self.device.type == "cpu":
+            yield from (self._run_finite(read[None], prompt) for read in reads())
+            return
+        precision = self.precision
+        pipeline = Pipeline(
+            lambda degraded: self._run(degraded, precision, prompt),
+            self.device,
+            batch,
+            repeats=len(plan) >= GRAPH_FROM * batch,
+        )
+        for read, restored in zip(reads(), pipeline(reads()), strict=True):
+            yield (restored, False) if _is_finite(restored) else self._run_finite(read[None], prompt)
+
+    def _batch(self, plan: TilePlan) -> int:
+        """How many tiles are computed at once: what the memory holds on a GPU, one on the CPU."""
+        if self.device.type == "cpu":
+            return 1
+        room = self._tile_pixels() // (plan.tile_height * plan.tile_width)
+        return max(1, min(MOST_AT_ONCE, len(plan), room))
 
     def _run_finite(self, read: Tensor, prompt: int | None) -> tuple[Tensor, bool]:
         """The network's output for one tile, on the CPU, and whether it had to be redone in float32."""
@@ -783,9 +813,15 @@ class TorchRestorer(_Streaming):
             return self.engine(degraded, prompt)
         arguments = [degraded.contiguous(memory_format=torch.channels_last)]
         if self.spec.guided:
-            arguments.append(torch.tensor([prompt], device=self.device))
+            arguments.append(self._prompt_on_device(prompt))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
             return self.network(*arguments).float()
+
+    def _prompt_on_device(self, prompt: int | None) -> Tensor:
+        """(1,), made once: a CUDA graph can't be recorded while it is."""
+        if prompt not in self._prompts:
+            self._prompts[prompt] = torch.tensor([prompt], device=self.device)
+        return self._prompts[prompt]
 
 
 _PROBES: dict[tuple[str | None, str, str | None, int], Probe] = {}

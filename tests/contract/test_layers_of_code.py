@@ -18,6 +18,7 @@ LAYERS = (
         "diagnosis",
         "engines",
         "labels",
+        "pipeline",
     },  # a recognizer before the restorer, and what it is trained on
     {"restorer", "datasets"},
     {"recipe", "folders", "one_call"},  # a recipe names the sources and tasks of data, and the data sets
