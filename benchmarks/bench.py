@@ -299,7 +299,7 @@ def main() -> None:
             if options.large:
                 rows.append(measure_large(model, per_pixel, folder))
                 show(rows[-1])
-                if model == options.models[0]:  # the fastest, which has the least to hide files behind
+                if model == "daair_s":  # the fastest, which has the least to hide files behind
                     rows.append(measure_files(model, 3, folder))
                     show(rows[-1])
             write(rows, options)
