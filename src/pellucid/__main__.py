@@ -21,6 +21,7 @@ def main() -> None:
     # By default OpenMP's threads spin while they wait for each other. Where another program wants the same
     # cores, pictures then take up to ten times as long; asleep, waiting costs some microseconds per step.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for pages of 2 MB (decision record 10)
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text in the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     remember_interrupts()
