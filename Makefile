@@ -18,7 +18,7 @@ check: $(VENV)/.test-tools
 	$(VENV)/bin/pyright
 
 bench: $(VENV)/.test-tools
-	THP_MEM_ALLOC_ENABLE=1 $(VENV)/bin/python benchmarks/bench.py --large --json benchmarks/results/bench.json --commit "$$(git rev-parse --short HEAD)"
+	$(VENV)/bin/python benchmarks/bench.py --large --json benchmarks/results/bench.json --commit "$$(git rev-parse --short HEAD)"
 
 clean:
 	rm -rf $(VENV) restored dist

@@ -8,16 +8,20 @@ The README beside this file says what is measured, and how.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import plain
 import pyvips
@@ -36,7 +40,9 @@ ENGINES = ("onnxruntime", "openvino")
 VARIANTS = ("plain", "float32", "bf16", *ENGINES)
 LARGE = (3000, 4000)
 QUICK = 4.0  # seconds
+WORK: list[Any] = []  # what a worker runs, and its picture
 Run = Callable[[Tensor], Tensor]
+Times = dict[str, list[float]]
 
 
 def fresh_network(model: str) -> nn.Module:
@@ -92,18 +98,54 @@ def picture_of(height: int, width: int) -> Tensor:
     return probe_picture(max(height, width))[0, :, :height, :width].contiguous()
 
 
-def measure_times(runs: dict[str, Run], picture: Tensor, repeats: int) -> dict[str, list[float]]:
+class Worker:
+    """A variant in a process of its own, so that none meets the memory and the settings of another.
+
+    The plain network has what PyTorch sets; the others have pages of 2 MB besides, as the command line sets.
+    """
+
+    def __init__(self, variant: str, model: str, size: int, folder: Path) -> None:
+        settings = {} if variant == "plain" else {"THP_MEM_ALLOC_ENABLE": "1"}
+        arguments = variant, model, size, folder, torch.get_num_threads()
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), prepare_work, arguments)
+        with patch.dict(os.environ, settings):
+            self.result: Tensor = self._pool.submit(work).result()[1]
+
+    def __call__(self, _: Tensor) -> float:
+        return self._pool.submit(time_work).result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def prepare_work(variant: str, model: str, size: int, folder: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    WORK[:] = [create(variant, model, folder), picture_of(size, size)]
+
+
+def work() -> tuple[float, Tensor]:
+    run, picture = WORK
+    start = time.perf_counter()
+    result = run(picture)
+    return time.perf_counter() - start, result
+
+
+def time_work() -> float:
+    return work()[0]
+
+
+def measure_times(runs: Mapping[str, Callable[[Tensor], object]], picture: Tensor, repeats: int) -> Times:
     """Seconds of each variant, in turns, so that whatever else the machine does meets all alike.
 
-    Quick ones run once more before each time that counts: another variant has left memory and caches.
+    Quick ones run once more before each time that counts: another variant has left the caches.
     """
-    seconds: dict[str, list[float]] = {variant: [] for variant in runs}
+    seconds: Times = {variant: [] for variant in runs}
     order = list(runs)
 
     def timed(variant: str) -> float:
         start = time.perf_counter()
-        runs[variant](picture)
-        return time.perf_counter() - start
+        told = runs[variant](picture)
+        return told if isinstance(told, float) else time.perf_counter() - start
 
     for repeat in range(repeats):
         for variant in order[repeat % len(order) :] + order[: repeat % len(order)]:
@@ -156,10 +198,12 @@ def least_seconds(run: Callable[[], object]) -> float:
 
 def measure(model: str, size: int, repeats: int, variants: list[str], folder: Path) -> dict[str, Any]:
     """One row: a model on a square picture."""
-    runs, picture = {name: create(name, model, folder) for name in variants}, picture_of(size, size)
-    results = {variant: run(picture) for variant, run in runs.items()}
+    workers = {name: Worker(name, model, size, folder) for name in variants}
+    results = {variant: worker.result for variant, worker in workers.items()}
     ceilings = measure_ceilings()
-    seconds = measure_times(runs, picture, repeats)
+    seconds = measure_times(workers, torch.empty(0), repeats)
+    for worker in workers.values():
+        worker.close()
     spec = models.get(model)
     gmac = count_gmac(spec, spec.config, size)[1]
     row: dict[str, Any] = {"model": model, "size": [size, size], "ceilings": ceilings}
