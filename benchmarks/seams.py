@@ -2,10 +2,10 @@
 
     python benchmarks/seams.py --model daair_s.5task --tile 208
 
-A noisy photograph is restored whole in strips, in feathered tiles as where memory is short, and in tiles cut edge
-to edge, which nobody should do. Printed is, for each, the mean absolute difference of neighboring pixels across
-the borders of tiles over that of all other neighbors: of the picture, and of its difference to the whole one,
-where no photograph hides a seam. 1 is no seam.
+A noisy photograph is restored whole in strips, in feathered tiles as where memory is short, and in tiles cut
+edge to edge, which nobody should do. Printed is, for each, the mean absolute difference of neighboring pixels
+across the borders of tiles over that of all other neighbors: of the picture, and of its difference to the
+whole one, where no photograph hides a seam. 1 is no seam.
 """
 
 import argparse
@@ -35,13 +35,18 @@ def main() -> None:
     plan = plan_tiles(height, width, multiple_of=multiple, max_pixels=options.tile**2)
     assert plan is not None
     whole = restorer.run(noisy, diagnosis=prompt(restorer))
-    for name, run in {"whole, in strips": None, "feathered tiles": feathered, "tiles edge to edge": cut}.items():
+    for name, run in {
+        "whole, in strips": None,
+        "feathered tiles": feathered,
+        "tiles edge to edge": cut,
+    }.items():
         restored = whole if run is None else run(restorer, noisy, plan, options.tile)
         side = options.tile // multiple * multiple
         borders = [range(side, height, side), range(side, width, side)] if run is cut else middles(plan)
+        change, most = restored - whole, float((restored - whole).abs().max()) * 255
         print(
             f"{name:<20}picture {seam(restored, *borders):.3f}, difference to the whole "
-            f"{seam(restored - whole, *borders):.3f}, at most {float((restored - whole).abs().max()) * 255:.1f} gray levels"
+            f"{seam(change, *borders):.3f}, at most {most:.1f} gray levels"
         )
 
 
@@ -52,7 +57,9 @@ def prompt(restorer: TorchRestorer) -> str | None:
 def feathered(restorer: TorchRestorer, noisy: Tensor, plan: TilePlan, tile: int) -> Tensor:
     """As the restorer does it, where strips do not fit."""
     restorer.memory = int(tile**2 * restorer.probe.bytes_per_pixel) + 1
-    hook = restorer.network.register_forward_hook(lambda *_: None)  # a network that is watched is not cut in strips
+    hook = restorer.network.register_forward_hook(
+        lambda *_: None
+    )  # a network that is watched is not cut in strips
     done = restorer(noisy, diagnosis=prompt(restorer))
     hook.remove()
     restorer.memory = None
@@ -79,7 +86,10 @@ def seam(x: Tensor, rows: "range | list[int]", columns: "range | list[int]") -> 
     """Differences across borders over all others, of (3, H, W)."""
     across: list[Tensor] = []
     others: list[Tensor] = []
-    for borders, steps in ((rows, x.diff(dim=1).abs().mean((0, 2))), (columns, x.diff(dim=2).abs().mean((0, 1)))):
+    for borders, steps in (
+        (rows, x.diff(dim=1).abs().mean((0, 2))),
+        (columns, x.diff(dim=2).abs().mean((0, 1))),
+    ):
         chosen = torch.zeros(len(steps), dtype=torch.bool)
         chosen[[border - 1 for border in borders]] = True
         across.append(steps[chosen])

@@ -129,8 +129,8 @@ def _is_in_memory(folder: Path) -> bool:
     return kinds.get(holder) in ("tmpfs", "ramfs")
 
 
-def keep_freed_memory(most: int = KEPT_FREE) -> None:
-    """Have glibc keep up to 64 MB of freed memory for the next step of a network, on Linux; or `most` bytes.
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 64 MB of freed memory for the next step of a network, on Linux.
 
     Else every tensor of a strip would go back to the system and come anew as pages of zeros, which took a
     twentieth to a fifth of a network's time. For the whole process; who has set glibc's own variables
@@ -141,7 +141,7 @@ def keep_freed_memory(most: int = KEPT_FREE) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
         mallopt(-3, KEPT_BLOCK)  # M_MMAP_THRESHOLD
-        mallopt(-1, most)  # M_TRIM_THRESHOLD
+        mallopt(-1, KEPT_FREE)  # M_TRIM_THRESHOLD
 
 
 def is_out_of_memory(error: BaseException) -> bool:

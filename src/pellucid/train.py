@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pellucid import __version__, compute, datasets, models
+from pellucid import __version__, datasets, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
@@ -42,7 +42,6 @@ from pellucid.recipe import Recipe
 
 FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, and minutes instead of an hour
 PANEL_SIDE = 256
-KEPT_BETWEEN_STEPS = 2**31 - 1  # bytes of freed memory, the most that glibc takes: a step frees all it made
 LOG_EVERY = 100  # steps
 PATIENCE = timedelta(hours=6)  # of processes that wait while the first hashes pictures or validates
 DRAWN = 180  # training pictures that are no photographs, where a recipe asks for them
@@ -432,10 +431,8 @@ def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> A
         precision=recipe.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
-    if fabric.device.type == "cpu":
-        compute.keep_freed_memory(KEPT_BETWEEN_STEPS)
-        if processes > 1:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    if processes > 1 and fabric.device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     return fabric
 
 
