@@ -76,7 +76,9 @@ class Diagnosis:
         """
         if self.verdict == "degraded":
             return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
-        likely = self.nothing_wrong >= NOTHING_SEEN and max(self.probabilities.values()) <= OPEN[0]
+        likely = (
+            self.nothing_wrong >= NOTHING_SEEN and max(self.probabilities.values(), default=0.0) <= OPEN[0]
+        )
         return self.familiar and likely
 
     def to_dict(self) -> dict[str, Any]:
