@@ -30,9 +30,7 @@ PRESENT = 0.5  # probability from which a kind counts as present
 # bad.
 OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
-# For leaving a picture alone: probability of "nothing wrong" that is enough where no kind is open, and what
-# other kinds may have where one is present.
-NOTHING_SEEN, FAINT = 0.4, 0.1
+FAINT = 0.1  # probability up to which a kind is surely not there beside another one
 
 
 @dataclass(frozen=True)
@@ -69,17 +67,10 @@ class Diagnosis:
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
     def shows_only(self, kinds: Collection[str]) -> bool:
-        """Whether nothing but these kinds seems to be there.
-
-        Less is asked than for the verdict "nothing wrong": what is missed then is faint, and restoring it
-        would win little, while restoring a good picture can cost everything.
-        """
+        """Whether surely nothing is wrong, or nothing but these kinds."""
         if self.verdict == "degraded":
             return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
-        likely = (
-            self.nothing_wrong >= NOTHING_SEEN and max(self.probabilities.values(), default=0.0) <= OPEN[0]
-        )
-        return self.familiar and likely
+        return self.verdict == "nothing wrong"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

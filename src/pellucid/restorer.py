@@ -561,7 +561,7 @@ class TorchRestorer(_Streaming):
         )
 
     def leaves_alone(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and nothing seems wrong that these weights mend.
+        """Whether the guard is on, and surely nothing is wrong that these weights mend.
 
         What they do not mend stands under `no_gain` in their provenance: kinds of degradation at which they
         won nothing on validation pictures.
