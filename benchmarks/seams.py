@@ -57,9 +57,8 @@ def prompt(restorer: TorchRestorer) -> str | None:
 def feathered(restorer: TorchRestorer, noisy: Tensor, plan: TilePlan, tile: int) -> Tensor:
     """As the restorer does it, where strips do not fit."""
     restorer.memory = int(tile**2 * restorer.probe.bytes_per_pixel) + 1
-    hook = restorer.network.register_forward_hook(
-        lambda *_: None
-    )  # a network that is watched is not cut in strips
+    # A network that is watched is not computed in strips.
+    hook = restorer.network.register_forward_hook(lambda *_: None)
     done = restorer(noisy, diagnosis=prompt(restorer))
     hook.remove()
     restorer.memory = None

@@ -382,7 +382,7 @@ class EmbeddingStreams:
         dtype, mean = x.workspace.dtype, PixelMean()
         self.kept = x.workspace.create_map(x.height, x.width, x.channels)
         write = self.kept.sweep(1)
-        for rows, _ in x.sweep(2 * x.channels):  # float32 for norms in bf16
+        for rows, _ in x.sweep(2 * x.channels):  # in bf16, the norm's float32 copy is the widest
             normed = normalize(norm, rows)
             mean.add(normed)
             write.next_rows(len(normed))[0].copy_(normed)
