@@ -50,7 +50,7 @@ def ones(x: Tensor, _: Tensor, *, rank: int) -> Tensor:
 def daair(without: str = "", **config: Any) -> DaAIR:
     """Small DaAIR; `without` "agnostic", "routed", "controller", or "learner" (with its controller)."""
     network = DaAIR(replace(SMALL, **config))
-    nn.init.zeros_(network.head.weight)  # all start as the identity
+    nn.init.zeros_(network.head.weight)  # all start as the identity, as small DFPIR does
     network.routes = without != "learner"
     silent = partial(ones, rank=network.config.rank)
     for module in network.modules():

@@ -94,7 +94,7 @@ def dfpir(state: State, config, x: Tensor, prompt: int) -> Tensor:
         y = conv(state, f"{inner}.project_out", attend(state, inner, *parts, thin) * state[f"{inner}.gain"])
         return y + feed_forward(state, f"{name}.ffn", norm(state, f"{name}.norm3", y))
 
-    y, skips = conv(state, "stem", x), []
+    y, skips = conv(state, "stem", F.pixel_unshuffle(x, config.grid)), []
     for i in range(3):
         y = blocks(f"encoder.{i}.blocks", y, config.num_blocks[i])
         skips.append(perturb(f"encoder.{i}.perturbation", y))
@@ -104,7 +104,8 @@ def dfpir(state: State, config, x: Tensor, prompt: int) -> Tensor:
         y = torch.cat([up(state, f"decoder.{i}.up", y), skips.pop()], 1)
         y = conv(state, f"decoder.{i}.reduce", y) if i < 2 else y
         y = blocks(f"decoder.{i}.blocks", y, config.num_blocks[2 - i])
-    return conv(state, "output", blocks("refinement", y, config.num_refinement_blocks)) + x
+    y = conv(state, "output", blocks("refinement", y, config.num_refinement_blocks))
+    return x + F.pixel_shuffle(y, config.grid)
 
 
 def daair(state: State, config, x: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def diagnosis(model: str) -> str | None:
     return "haze" if model == "dfpir_s" else None
 
 
-@pytest.mark.parametrize("size", [(16, 16), (40, 25), (64, 112)])
+# At 16 x 16 the lowest level is one pixel, where the scores that DFPIR selects from are all alike.
+@pytest.mark.parametrize("size", [(16, 24), (40, 25), (64, 112)])
 @pytest.mark.parametrize("format_name", engines.FORMATS)
 @pytest.mark.parametrize("model", TINY)
 def test_a_file_gives_the_networks_result_at_any_size(model, format_name, size, checkpoints, exported):

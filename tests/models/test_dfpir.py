@@ -320,11 +320,29 @@ def test_what_does_not_fit_is_refused(shape, prompt, sentence):
         ({"shuffle": "soft"}, "expected 'fixed'"),
         ({"shuffle": "learned", "shuffle_temperature": 0.0}, "above zero"),
         ({"shuffle_temperature": float("nan")}, "above zero"),
+        ({"grid": 0}, "every pixel"),
     ],
 )
 def test_configs_that_make_no_network_are_refused(changes, sentence):
     with pytest.raises(InputError, match=sentence):
         dataclasses.replace(TINY, **changes)
+
+
+# --- the half-resolution grid
+
+
+def test_on_a_coarser_grid_the_network_starts_as_the_identity_and_restores_all_pixels():
+    network, x = tiny_network(grid=2), torch.rand(2, 3, 32, 48)
+    assert torch.equal(network(x, prompts("64x64")), x)
+    with torch.no_grad():
+        network.output.weight.add_(0.1)
+    change = network(x, prompts("64x64")) - x
+    assert [bool(change[..., i::2, j::2].abs().min() > 0) for i in (0, 1) for j in (0, 1)] == [True] * 4
+
+
+def test_on_a_coarser_grid_the_sides_are_multiples_of_more():
+    with pytest.raises(InputError, match="multiples of 16"):
+        tiny_network(grid=2)(torch.zeros(1, 3, 24, 16), 0)
 
 
 # --- the learned shuffle
@@ -357,11 +375,11 @@ def test_a_learned_shuffle_starts_where_the_fixed_one_stays():
         assert torch.equal(sort_permutations(other.prompt_scores), other.permutations)
 
 
-def test_a_file_from_before_the_option_means_the_fixed_shuffle():
+def test_a_file_from_before_the_options_means_the_fixed_shuffle_on_every_pixel():
     spec = models.get("dfpir_s")
     values = dataclasses.asdict(spec.config)
-    del values["shuffle"], values["shuffle_temperature"]
-    assert spec.config_from(values) == spec.config
+    del values["shuffle"], values["shuffle_temperature"], values["grid"]
+    assert spec.config_from(values) == dataclasses.replace(spec.config, grid=1)
     del values["dim"]
     with pytest.raises(CheckpointMismatchError, match="lacks \\['dim'\\]"):
         spec.config_from(values)
