@@ -1,5 +1,6 @@
 """Settings and fixtures for all tests."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -28,6 +29,33 @@ def small_weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     Checkpoint.from_network(spec.name, network).write(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Very small networks as files, by structure, some way into training.
+
+    Fresh ones hold zeros that hide what is behind them.
+    """
+    from pellucid import models
+    from pellucid.checkpoint import Checkpoint
+
+    tiny = {
+        "daair_s": {"encoder_blocks": (1, 1), "decoder_blocks": (1,), "num_experts": 2, "rank": 4},
+        "dfpir_s": {"num_blocks": (1,) * 4, "num_heads": (1,) * 4, "prompts": ("rain", "haze")},
+    }
+    found = {}
+    for model, numbers in tiny.items():
+        spec = models.get(model)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            network = spec.build(dataclasses.replace(spec.config, dim=4, **numbers))
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+        found[model] = tmp_path_factory.mktemp("tiny") / f"{model}.safetensors"
+        Checkpoint.from_network(model, network, {"seed": 7}).write(found[model])
+    return found
 
 
 WriteShards = Callable[[Path, Sequence[tuple[dict[str, Any], np.ndarray]]], Path]

@@ -1,22 +1,16 @@
 """Batches give what one picture after the other gives; a CUDA graph is taken only if it gives the same."""
 
-import dataclasses
-
 import pytest
 import torch
 
-from pellucid import models, pipeline
+from pellucid import pipeline
 from pellucid.compute import probe_picture
 from pellucid.errors import NonFiniteOutputError
 from pellucid.pipeline import Pipeline, Replay
-from pellucid.restorer import TorchRestorer
+from pellucid.restorer import TorchRestorer, load
 from pellucid.tiling import smallest_tile
 
 CPU = torch.device("cpu")
-TINY = {
-    "daair_s": {"dim": 4, "encoder_blocks": (1, 1), "decoder_blocks": (1,), "num_experts": 2, "rank": 4},
-    "dfpir_s": {"dim": 4, "num_blocks": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "prompts": ("rain", "haze")},
-}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 7])
@@ -54,18 +48,11 @@ def test_errors_arrive():
         list(Pipeline(run, CPU, 2)([torch.zeros(3, 2, 2)]))
 
 
-@pytest.fixture(params=TINY)
-def restorer(request) -> TorchRestorer:
-    """Small networks that change a picture, and a budget that leads to tiles."""
-    spec = models.get(request.param)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        network = spec.build(dataclasses.replace(spec.config, **TINY[request.param]))
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    made = TorchRestorer(network, spec, device="cpu", precision="float32")
-    made.memory = int(smallest_tile(spec.multiple_of) ** 2 * made.probe.bytes_per_pixel) + 1
+@pytest.fixture(params=["daair_s", "dfpir_s"])
+def restorer(request, tiny_checkpoints) -> TorchRestorer:
+    """A budget that leads to tiles."""
+    made = load(tiny_checkpoints[request.param], device="cpu", precision="float32", guard=False)
+    made.memory = int(smallest_tile(made.spec.multiple_of) ** 2 * made.probe.bytes_per_pixel) + 1
     made.network.register_forward_hook(lambda *_: None)  # no strips
     return made
 

@@ -354,7 +354,8 @@ class TorchRestorer(_Streaming):
         )
         self.provenance = dict(provenance or {})
         self.device = compute.choose_device(device)
-        compute.keep_freed_memory()
+        if self.device.type == "cpu":
+            compute.keep_freed_memory()
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.guard, self._recognizer = guard, recognizer
