@@ -97,6 +97,7 @@ VARIANTS: dict[str, dict[str, Callable[[], nn.Module]]] = {
     },
     "dfpir": {
         "dfpir_s": dfpir,
+        "no residual (the paper's block)": partial(dfpir, residual=False),
         "no mask": partial(dfpir, keep_tenths=10),
         "no shuffle": partial(dfpir, "shuffle"),
         "no perturbation": partial(dfpir, "perturbation"),

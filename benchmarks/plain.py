@@ -92,6 +92,7 @@ def dfpir(state: State, config, x: Tensor, prompt: int) -> Tensor:
 
         parts = cross(state, inner, y, norm(state, f"{name}.norm2", x))
         y = conv(state, f"{inner}.project_out", attend(state, inner, *parts, thin) * state[f"{inner}.gain"])
+        y = x + y if config.residual else y
         return y + feed_forward(state, f"{name}.ffn", norm(state, f"{name}.norm3", y))
 
     y, skips = conv(state, "stem", F.pixel_unshuffle(x, config.grid)), []

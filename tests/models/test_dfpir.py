@@ -345,6 +345,17 @@ def test_on_a_coarser_grid_the_sides_are_multiples_of_more():
         tiny_network(grid=2)(torch.zeros(1, 3, 24, 16), 0)
 
 
+def test_a_residual_carries_the_feature_past_an_attention_that_says_nothing():
+    x = torch.rand(1, 12, 8, 8)
+    order = torch.randperm(24)[None]
+    plain, residual = (PerturbationBlock(12, 2, 2.0, 9, order, residual=on).eval() for on in (False, True))
+    for block in (plain, residual):
+        torch.nn.init.zeros_(block.cross_attn.gain)
+        torch.nn.init.zeros_(block.ffn.project_out.weight)
+    assert not plain(x, torch.tensor([0])).any()
+    assert torch.equal(residual(x, torch.tensor([0])), x)
+
+
 # --- the learned shuffle
 
 
@@ -378,8 +389,9 @@ def test_a_learned_shuffle_starts_where_the_fixed_one_stays():
 def test_a_file_from_before_the_options_means_the_fixed_shuffle_on_every_pixel():
     spec = models.get("dfpir_s")
     values = dataclasses.asdict(spec.config)
-    del values["shuffle"], values["shuffle_temperature"], values["grid"]
-    assert spec.config_from(values) == dataclasses.replace(spec.config, grid=1)
+    for added in ("shuffle", "shuffle_temperature", "grid", "residual"):
+        del values[added]
+    assert spec.config_from(values) == dataclasses.replace(spec.config, grid=1, residual=False)
     del values["dim"]
     with pytest.raises(CheckpointMismatchError, match="lacks \\['dim'\\]"):
         spec.config_from(values)

@@ -88,6 +88,9 @@ class DFPIRConfig:
         grid: 1 works on every pixel, as the paper does; 2 on the half-resolution grid (PixelUnshuffle before
             the stem), at a quarter of the cost. Beyond 1 the network starts as the identity, which short
             trainings reward.
+        residual: whether a perturbation block adds its attention to the feature, which is ours. Without, as in
+            the paper, whatever leaves the block came through an attention that starts as a mean over
+            channels, and a short training hardly gets beyond that (decision record 20).
     """
 
     dim: int = 48
@@ -102,6 +105,7 @@ class DFPIRConfig:
     shuffle: Literal["fixed", "learned"] = field(default="fixed", metadata={"added": True})
     shuffle_temperature: float = field(default=0.3, metadata={"added": True})
     grid: int = field(default=1, metadata={"added": True})
+    residual: bool = field(default=False, metadata={"added": True})
 
     def __post_init__(self) -> None:
         levels = [self.dim * 2**level for level in range(4)]
@@ -194,7 +198,7 @@ class SelectiveCrossAttention(nn.Module):
 class PerturbationBlock(nn.Module):
     """Degradation-guided perturbation (DGPB): channels shuffled by prompt, then selective attention.
 
-    No residual leads around the attention: whatever leaves the block came through its values.
+    No residual leads around the attention unless asked for: whatever leaves the block came through its values.
 
     Args:
         dim: channels C.
@@ -204,6 +208,7 @@ class PerturbationBlock(nn.Module):
         permutations: (P, 2C) int64; row p lists which expanded channel goes where under prompt p.
         shuffle_temperature: if given, the permutations are learned: `prompt_scores` (P, 2C) is trained, and
             `follow_scores` sorts it into `permutations`.
+        residual: whether the attention is added to the feature.
     """
 
     permutations: Tensor
@@ -217,9 +222,11 @@ class PerturbationBlock(nn.Module):
         keep_tenths: int,
         permutations: Tensor,
         shuffle_temperature: float | None = None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.shuffle_temperature = shuffle_temperature or 0.0
+        self.residual = residual
         self.expand = nn.Conv2d(dim, dim * 2, 1)
         self.register_buffer("permutations", permutations)
         learned = shuffle_temperature is not None
@@ -237,6 +244,8 @@ class PerturbationBlock(nn.Module):
         shuffle = self.shuffle if stepwise else self.folded_shuffle
         y = shuffle(x, prompt)  # (B, C, H, W)
         y = self.cross_attn(self.norm1(y), self.norm2(x))
+        if self.residual:
+            y = x + y
         return y + self.ffn(self.norm3(y))
 
     def forward_strips(self, x: FeatureMap, prompt: Tensor) -> None:
@@ -258,8 +267,9 @@ class PerturbationBlock(nn.Module):
         project_out = attention.gain * attention.project_out.weight[:, :, 0, 0]
         fold = fold_attention(selected, project_out).to(dtype)
         sweep = x.sweep(channels)
+        change = sweep.add if self.residual else sweep.write
         for rows, last in sweep:
-            sweep.write(value(normalize(self.norm2, rows), last), fold)
+            change(value(normalize(self.norm2, rows), last), fold)
         feed_forward(x, self.norm3, self.ffn)
 
     def shuffle(self, x: Tensor, prompt: Tensor) -> Tensor:
@@ -371,7 +381,13 @@ class DFPIR(nn.Module):
             permutations = draw_permutations(len(config.prompts), 2 * dims[level], generator)
             temperature = config.shuffle_temperature if config.shuffle == "learned" else None
             return PerturbationBlock(
-                dims[level], heads[level], config.ffn_expansion, config.keep_tenths, permutations, temperature
+                dims[level],
+                heads[level],
+                config.ffn_expansion,
+                config.keep_tenths,
+                permutations,
+                temperature,
+                config.residual,
             )
 
         def decoder(level: int) -> DecoderStage:
@@ -600,6 +616,7 @@ _SMALL = DFPIRConfig(
     num_refinement_blocks=1,
     prompts=("noise", "rain", "haze", "blur", "low_light"),
     grid=2,
+    residual=True,
 )
 SPECS = (
     ModelSpec("dfpir", DFPIRConfig(), DFPIR, _PAPER, guided=True, multiple_of=8, parameters=29_315_417),
