@@ -14,6 +14,7 @@ What differs from the authors' code, and why:
 * Outside training, expand, shuffle and contract are multiplied out into one 1x1 convolution per prompt, and
   the attention's gain into its projection. The values are the same up to rounding.
 * Scores are selected and normalized in float32 at least: rounding would otherwise decide which survive.
+* `grid` and `residual`, off in the paper's network, are ours, for small networks (decision record 20).
 
 Legend: B batch, C channels, H and W height and width, h heads, c channels per head, n = H*W, P prompts.
 """
@@ -88,9 +89,9 @@ class DFPIRConfig:
         grid: 1 works on every pixel, as the paper does; 2 on the half-resolution grid (PixelUnshuffle before
             the stem), at a quarter of the cost. Beyond 1 the network starts as the identity, which short
             trainings reward.
-        residual: whether a perturbation block adds its attention to the feature, which is ours. Without, as in
-            the paper, whatever leaves the block came through an attention that starts as a mean over
-            channels, and a short training hardly gets beyond that (decision record 20).
+        residual: whether a perturbation block adds its attention to the feature, which is ours. Without, as
+            in the paper, what leaves the block came through an attention that starts as a mean over channels,
+            and a short training hardly gets beyond that (decision record 20).
     """
 
     dim: int = 48
@@ -198,7 +199,7 @@ class SelectiveCrossAttention(nn.Module):
 class PerturbationBlock(nn.Module):
     """Degradation-guided perturbation (DGPB): channels shuffled by prompt, then selective attention.
 
-    No residual leads around the attention unless asked for: whatever leaves the block came through its values.
+    No residual leads around the attention unless asked for: what leaves the block came through its values.
 
     Args:
         dim: channels C.
