@@ -4,7 +4,8 @@
     python docs/models/training_curves.py
 
 The loss is each run's own, so only its shape compares. Scores are those of the averaged weights on a few
-validation pictures of a kind (the log says how many); the last point of a run is its last validation.
+validation pictures of a kind (the log says how many; the last validation takes more, other pictures with it,
+and is left out); a run that was stopped before it validated has none.
 """
 
 import json
@@ -28,8 +29,10 @@ def main() -> None:
         scores = [entry for entry in entries if "validation" in entry]
         left.plot([entry["step"] for entry in losses], [entry["loss"] for entry in losses], linewidth=1)
         left.set(title=path.stem, xlabel="step", ylabel="loss")
+        right.set_visible(bool(scores))
         for row in ROWS:
             found = [(e["step"], e["validation"][row]) for e in scores if row in e["validation"]]
+            found = [(step, score) for step, score in found if score["n"] == found[0][1]["n"]]
             gains = [score["output"] - score["input"] for _, score in found]
             right.plot([step for step, _ in found], gains, marker=".", label=row)
         right.set(title="gain on validation, dB", xlabel="step")
