@@ -19,10 +19,14 @@ def main() -> None:
     status = subprocess.run([sys.executable, "-m", "pellucid", *command]).returncode
     if status:
         sys.exit(status)
-    pictures = sorted(p for p in FOLDER.iterdir() if p.suffix in {".png", ".jpg"})
-    sheet = contact_sheet([(picture, target / picture.name) for picture in pictures])
+    sheet = contact_sheet([(picture, target / picture.name) for picture in pictures()])
     sheet.write_to_file(str(target / "contact_sheet.png"))
     print(f"restored pictures: {target}\ncontact sheet:     {target / 'contact_sheet.png'}")
+
+
+def pictures() -> list[Path]:
+    """The degraded photographs of this folder."""
+    return sorted(p for p in FOLDER.iterdir() if p.suffix in {".png", ".jpg"})
 
 
 def contact_sheet(pairs: list[tuple[Path, Path]]) -> pyvips.Image:

@@ -30,17 +30,21 @@ ON_PAGE = (
 )
 
 
+def degrade(photograph: str, operator_name: str, seed: int) -> ImageBuffer:
+    """A photograph of scikit-image, degraded by an operator with parameters that it draws from `seed`."""
+    clean = torch.from_numpy(getattr(skimage.data, photograph)().copy()).permute(2, 0, 1)[None] / 255
+    if photograph == "coffee":
+        clean = torch.nn.functional.interpolate(clean, scale_factor=0.8, mode="area")
+    operator = degradations.get(operator_name)
+    params = operator.draw(torch.Generator().manual_seed(seed), 1)
+    print(photograph, operator_name, params.to_json())
+    return ImageBuffer(operator.apply(clean, params)[0])
+
+
 def main() -> None:
     for folder, examples in ((FOLDER, EXAMPLES), (PAGE, ON_PAGE)):
-        for file, photograph, operator_name, seed in examples:
-            clean = torch.from_numpy(getattr(skimage.data, photograph)().copy()).permute(2, 0, 1)[None] / 255
-            if photograph == "coffee":
-                clean = torch.nn.functional.interpolate(clean, scale_factor=0.8, mode="area")
-            operator = degradations.get(operator_name)
-            params = operator.draw(torch.Generator().manual_seed(seed), 1)
-            degraded = ImageBuffer(operator.apply(clean, params)[0])
-            write_image(degraded, folder / file, overwrite=True)
-            print(file, operator_name, params.to_json())
+        for file, *recipe in examples:
+            write_image(degrade(*recipe), folder / file, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,12 @@ def diagnosis(model: str) -> str | None:
     return "haze" if model == "dfpir_s" else None
 
 
+SIZES = [(16, 24), (40, 25), (64, 112)]
+
+
 # At 16 x 16 the lowest level is one pixel, where the scores that DFPIR selects from are all alike.
-@pytest.mark.parametrize("size", [(16, 24), (40, 25), (64, 112)])
+@pytest.mark.parametrize(("model", "size"), [("daair_s", (16, 16)), *product(("daair_s", "dfpir_s"), SIZES)])
 @pytest.mark.parametrize("format_name", engines.FORMATS)
-@pytest.mark.parametrize("model", ["daair_s", "dfpir_s"])
 def test_a_file_gives_the_networks_result_at_any_size(model, format_name, size, tiny_checkpoints, exported):
     degraded = probe_picture(max(size))[0, :, : size[0], : size[1]].contiguous()
     expected = tool(tiny_checkpoints[model])(degraded, diagnosis=diagnosis(model))
