@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pellucid.errors import InputError
 from pellucid.layers import (
     Downsample,
     GatedFeedForward,
@@ -11,7 +12,10 @@ from pellucid.layers import (
     TransposedAttention,
     Upsample,
     channel_attention_scores,
+    check_grid,
+    from_grid,
     split_heads,
+    to_grid,
 )
 
 
@@ -120,3 +124,17 @@ def test_memory_format_does_not_change_values(layer):
     x = torch.randn(2, 8, 6, 4)
     with torch.no_grad():
         assert torch.allclose(layer(x.to(memory_format=torch.channels_last)), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_grid_keeps_every_pixel(grid):
+    picture = torch.rand(2, 3, 6, 12)
+    on_grid = to_grid(picture, grid)
+    assert on_grid.shape == (2, 3 * grid**2, 6 // grid, 12 // grid)
+    assert torch.equal(on_grid[:, :: grid**2], picture[:, :, ::grid, ::grid])
+    assert torch.equal(from_grid(on_grid, grid), picture)
+
+
+def test_grid_below_one_is_refused():
+    with pytest.raises(InputError, match="Net has grid 0; expected 1"):
+        check_grid("Net", 0)

@@ -9,6 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid.errors import InputError
+
+
+def check_grid(network: str, grid: int) -> None:
+    """Refuse a grid that no picture can be laid on.
+
+    Raises:
+        InputError: a grid below 1.
+    """
+    if grid < 1:
+        raise InputError(f"{network} has grid {grid}; expected 1 (every pixel) or more. Usual: 1 or 2.")
+
+
+def to_grid(picture: Tensor, grid: int) -> Tensor:
+    """(B, 3, H, W) to (B, 3 * grid^2, H / grid, W / grid), on which a network works; unchanged for 1."""
+    return F.pixel_unshuffle(picture, grid) if grid > 1 else picture
+
+
+def from_grid(x: Tensor, grid: int) -> Tensor:
+    """What `to_grid` did, undone."""
+    return F.pixel_shuffle(x, grid) if grid > 1 else x
+
 
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of each pixel of (B, C, H, W); biased variance, eps 1e-5, affine."""

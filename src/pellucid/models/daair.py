@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
-from pellucid.errors import InputError
 from pellucid.layers import (
     Downsample,
     GatedFeedForward,
@@ -32,7 +31,10 @@ from pellucid.layers import (
     TransposedAttention,
     Upsample,
     channel_attention_scores,
+    check_grid,
+    from_grid,
     split_heads,
+    to_grid,
 )
 from pellucid.models._spec import ModelSpec
 from pellucid.strips import (
@@ -74,8 +76,7 @@ class DaAIRConfig:
     grid: int = 1  # 2 works on the half-resolution grid (PixelUnshuffle before the stem)
 
     def __post_init__(self) -> None:
-        if self.grid < 1:
-            raise InputError(f"DaAIR has grid {self.grid}; expected 1 (every pixel) or more. Usual: 1 or 2.")
+        check_grid("DaAIR", self.grid)
 
 
 class LowRankExperts(nn.Module):
@@ -610,7 +611,7 @@ class DaAIR(nn.Module):
 
     def _restore(self, degraded: Tensor, trial: RoutingTrial | None) -> Tensor:
         grid = self.config.grid
-        x = self.stem(F.pixel_unshuffle(degraded, grid) if grid > 1 else degraded)  # (B, C, H, W) on the grid
+        x = self.stem(to_grid(degraded, grid))  # (B, C, H, W) on the grid
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
             for block in blocks:  # type: ignore[attr-defined]
@@ -622,8 +623,7 @@ class DaAIR(nn.Module):
             x = self.fuse[level](torch.cat([self.up[level](x), skips[level]], dim=1))
             for block in self.decoder[level]:  # type: ignore[attr-defined]
                 x = block(x, trial)
-        x = self.head(x)  # (B, 3 * grid^2, H, W) on the grid
-        return degraded + (F.pixel_shuffle(x, grid) if grid > 1 else x)
+        return degraded + from_grid(self.head(x), grid)
 
     def forward_strips(self, picture: Tensor, workspace: Workspace) -> None:
         """Turn one picture into what `forward` gives for it, computed in strips (see `pellucid.strips`).

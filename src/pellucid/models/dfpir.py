@@ -35,7 +35,10 @@ from pellucid.layers import (
     TransposedAttention,
     Upsample,
     channel_attention_scores,
+    check_grid,
+    from_grid,
     split_heads,
+    to_grid,
 )
 from pellucid.models._spec import ModelSpec
 from pellucid.strips import (
@@ -132,8 +135,7 @@ class DFPIRConfig:
             raise InputError(
                 f"DFPIR has shuffle_temperature {self.shuffle_temperature}; expected above zero, usually 0.3."
             )
-        if self.grid < 1:
-            raise InputError(f"DFPIR has grid {self.grid}; expected 1 (every pixel) or more. Usual: 1 or 2.")
+        check_grid("DFPIR", self.grid)
 
 
 class TransformerBlock(nn.Module):
@@ -422,7 +424,7 @@ class DFPIR(nn.Module):
             InputError: a size or an index that does not fit.
         """
         prompt, grid = self._check(x, prompt), self.config.grid
-        y = self.stem(F.pixel_unshuffle(x, grid) if grid > 1 else x)  # (B, C, H, W) on the grid
+        y = self.stem(to_grid(x, grid))  # (B, C, H, W) on the grid
         skips: list[Tensor] = []
         for stage in self.encoder:
             y, skip = stage(y, prompt)  # (B, 2C, H/2, W/2), at last (B, 8C, H/8, W/8)
@@ -430,8 +432,7 @@ class DFPIR(nn.Module):
         y = self.bottleneck(y, prompt)  # (B, 8C, H/8, W/8)
         for stage in self.decoder:
             y = stage(y, skips.pop())  # (B, 4C, H/4, W/4), (B, 2C, H/2, W/2), (B, 2C, H, W)
-        y = self.output(self.refinement(y))  # (B, 3 * grid^2, H, W) on the grid
-        return (F.pixel_shuffle(y, grid) if grid > 1 else y) + x
+        return from_grid(self.output(self.refinement(y)), grid) + x
 
     def forward_strips(self, picture: Tensor, workspace: Workspace, prompt: Tensor | int) -> None:
         """Turn one picture into what `forward` gives for it, computed in strips (see `pellucid.strips`).
