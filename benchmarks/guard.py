@@ -3,8 +3,8 @@
     python benchmarks/guard.py --shards SHARDS [--limit 20]
 
 Each validation pair is restored once by the default weights and recognized once; with the guard, a picture in
-which surely nothing is wrong counts as it came. "Worse" is a PSNR lower than the input's by more than 0.005
-dB; a clean picture is worse if it changed at all.
+which surely nothing is wrong counts as it came, and one in which surely nothing changed the light keeps it.
+"Worse" is a PSNR lower than the input's by more than 0.005 dB; a clean picture is worse if it changed at all.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pellucid import load
 from pellucid.data import LEAST_SIDE, center_crop, load_shards, validation_pairs
 from pellucid.diagnosis import Recognizer
 from pellucid.labels import validation_shards
+from pellucid.light import keep_light
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.weights import DEFAULT
 
@@ -88,9 +89,13 @@ def measure_clean(restorer, recognizer, shards) -> None:
 def measure(restorer, recognizer, degraded, clean) -> tuple[bool, float, float, float]:
     """Whether the guard leaves it alone; PSNR of the input, of the restored, and with the guard."""
     restored = restorer.run(degraded[0])[None].clamp(0, 1)
-    alone = restorer.leaves_alone(recognizer(degraded[0]))
-    before, after = psnr_rgb(degraded, clean), psnr_rgb(restored, clean)
-    return alone, before, after, before if alone else after
+    found = recognizer(degraded[0])
+    alone, before, after = restorer.leaves_alone(found), psnr_rgb(degraded, clean), psnr_rgb(restored, clean)
+    if alone:
+        return alone, before, after, before
+    if restorer.keeps_light(found):
+        restored = keep_light(degraded[0], restored[0])[None]
+    return alone, before, after, psnr_rgb(restored, clean)
 
 
 def worsened(before: float, after: float) -> bool:

@@ -408,6 +408,26 @@ def test_what_the_weights_do_not_mend_is_left_alone_where_it_is_surely_all(oracl
     assert restoration.report.guards.get("left_alone", False) == alone
 
 
+@pytest.mark.parametrize(
+    ("oracle", "guard", "kept"),
+    [
+        (Oracle(blur=5.0), True, True),
+        (Oracle(nothing=0.0), True, True),  # unknown
+        (Oracle(blur=5.0), False, False),
+        (Oracle(blur=5.0, haze=-1.5), True, False),
+        (Oracle(low_light=5.0), True, False),
+        (Oracle(noise=5.0), True, False),
+        (Oracle(rain=5.0), True, False),
+    ],
+)
+def test_light_is_kept_where_surely_nothing_changed_it(oracle, guard, kept):
+    restorer, picture = guarded(oracle, guard=guard), torch.rand(3, 40, 50)
+    restoration = restorer(picture)
+    assert restoration.report.guards.get("light_kept", False) == kept
+    assert torch.equal(restoration.tensor, restorer.run(picture, light_kept=kept))
+    assert not torch.equal(restorer.run(picture), restorer.run(picture, light_kept=True))
+
+
 def test_a_guided_network_is_told_by_the_recognizer_and_the_report_says_so():
     report = guarded(Oracle(rain=2.0, noise=4.0), GUIDED)(torch.rand(3, 40, 50)).report
     assert report.diagnosis == "rain"  # the toy knows no noise

@@ -31,6 +31,7 @@ PRESENT = 0.5  # probability from which a kind counts as present
 OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.1  # probability up to which a kind is surely not there beside another one
+KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Diagnosis:
         if self.verdict == "degraded":
             return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
         return self.verdict == "nothing wrong"
+
+    @property
+    def keeps_light(self) -> bool:
+        """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do."""
+        return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in KEEPS_LIGHT)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

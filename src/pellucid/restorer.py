@@ -35,6 +35,7 @@ from pellucid.errors import (
 )
 from pellucid.image import ImageBuffer
 from pellucid.image_io import Limits, copy_image, decode_image, read_header, read_image, write_image
+from pellucid.light import keep_light
 from pellucid.models import ModelSpec
 from pellucid.pipeline import GRAPH_FROM, MOST_AT_ONCE, Pipeline
 from pellucid.registry import unknown_name
@@ -65,7 +66,7 @@ class Report:
         diagnosis: what a guided network was told, by its caller or by the recognizer, else none.
         guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
             tiles, or smaller ones, were taken), "left_alone" (nothing to mend: the input's own pixels came
-            back).
+            back), "light_kept" (nothing was found that changes light: local means of it are the input's).
         seconds: "read", "restore", and "recognize" where a recognizer ran.
         recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
             did not run.
@@ -483,6 +484,8 @@ class TorchRestorer(_Streaming):
         opened = time.perf_counter()
         restored, plan, guards = self._restore(degraded.pixels, prompt, progress)
         whole = isinstance(plan, StripPlan)
+        if report.guards.get("light_kept"):
+            restored = keep_light(degraded.pixels, restored)
         pixels = kept.mix(degraded.pixels, restored)
         report = dataclasses.replace(
             report,
@@ -490,22 +493,33 @@ class TorchRestorer(_Streaming):
             tile_size=self._padded(degraded.pixels) if whole else (plan.tile_height, plan.tile_width),
             strips=plan if whole else None,
             engine="torch" if whole else report.engine,
-            guards=guards,
+            guards=report.guards | guards,
             seconds=report.seconds | {"restore": time.perf_counter() - opened},
         )
         return Restoration(dataclasses.replace(degraded, pixels=pixels), report, image)
 
     @torch.inference_mode()
     def run(
-        self, degraded: Tensor, *, diagnosis: str | None = None, strength: Strength | None = None
+        self,
+        degraded: Tensor,
+        *,
+        diagnosis: str | None = None,
+        strength: Strength | None = None,
+        light_kept: bool = False,
     ) -> Tensor:
         """The restored (3, H, W) of one in [0, 1], without guard, recognizer and report: a frame of a film.
+
+        Args:
+            degraded, diagnosis, strength: as for a call.
+            light_kept: scale it so that local means of light are the input's (`pellucid.light`).
 
         Raises:
             InputError: a diagnosis that can't be used, or none for a guided network.
             RestorationError: as a call.
         """
         restored = self._restore(degraded, self._prompt(diagnosis), None)[0]
+        if light_kept:
+            restored = keep_light(degraded, restored)
         return (strength or Strength()).mix(degraded, restored)
 
     def read(self, path: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageBuffer:
@@ -552,12 +566,13 @@ class TorchRestorer(_Streaming):
     def _recognized(self, degraded: ImageBuffer, report: Report) -> Report:
         """The report, with what the recognizer found, what a guided network is told, and the verdict."""
         found = self.recognizer(degraded)
+        verdicts = {"left_alone": self.leaves_alone(found), "light_kept": self.keeps_light(found)}
         prompt = found.prompt(self.network.config.prompts) if self.spec.guided else None  # type: ignore[union-attr, arg-type]
         return dataclasses.replace(
             report,
             diagnosis=prompt,
             recognized=found.to_dict(),
-            guards={"left_alone": True} if self.leaves_alone(found) else {},
+            guards={verdict: True for verdict, holds in verdicts.items() if holds},
             seconds=report.seconds | {"recognize": found.seconds},
         )
 
@@ -568,6 +583,10 @@ class TorchRestorer(_Streaming):
         won nothing on validation pictures.
         """
         return self.guard and found.shows_only(self.provenance.get("no_gain", ()))
+
+    def keeps_light(self, found: Diagnosis) -> bool:
+        """Whether the guard is on, and a picture that is restored surely shows nothing that changes light."""
+        return self.guard and found.keeps_light and not self.leaves_alone(found)
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:

@@ -8,8 +8,8 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pellucid"
 LAYERS = (
     {"errors"},
-    {"registry", "access", "scratch"},  # raise errors
-    {"image", "tiling", "layers", "degradations", "metrics", "drawn", "strength"},
+    {"registry", "access", "scratch", "srgb"},  # raise errors
+    {"image", "tiling", "layers", "degradations", "metrics", "drawn", "strength", "light"},
     {"strips"},  # of layers; networks describe theirs in their own files
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},

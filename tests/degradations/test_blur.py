@@ -4,10 +4,10 @@ import torch
 from scipy.ndimage import convolve as reference
 
 from pellucid.degradations._kernels import convolve
-from pellucid.degradations._light import to_linear
 from pellucid.degradations.defocus_blur import DefocusBlur, DefocusBlurParams, disc
 from pellucid.degradations.frame_average import FrameAverage, FrameAverageParams, frame_kernel
 from pellucid.degradations.motion_blur import MotionBlur, MotionBlurParams, motion_kernel
+from pellucid.srgb import to_linear
 
 
 @pytest.mark.parametrize("size", [(20, 31), (4, 40)])

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pellucid.degradations._light import to_linear
 from pellucid.degradations.low_light import LowLight, LowLightParams
+from pellucid.srgb import to_linear
 
 
 def dark(**changes: tuple[object, ...]) -> LowLightParams:

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from pellucid.degradations._light import to_linear
 from pellucid.degradations.camera_noise import CameraNoise, CameraNoiseParams
 from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
 from pellucid.errors import InputError
+from pellucid.srgb import to_linear
 
 
 def rng() -> torch.Generator:

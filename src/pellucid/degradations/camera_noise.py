@@ -9,7 +9,8 @@ from torch import Tensor
 from pellucid.degradations import _draw
 from pellucid.degradations._base import Degradation, Params, check_batch
 from pellucid.degradations._kernels import convolve
-from pellucid.degradations._light import sensor_noise, to_encoded, to_linear
+from pellucid.degradations._light import sensor_noise
+from pellucid.srgb import to_encoded, to_linear
 
 
 @dataclass(frozen=True)

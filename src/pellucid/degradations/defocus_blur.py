@@ -9,7 +9,7 @@ from torch import Tensor
 from pellucid.degradations import _draw
 from pellucid.degradations._base import Degradation, Params, check_batch
 from pellucid.degradations._kernels import convolve
-from pellucid.degradations._light import to_encoded, to_linear
+from pellucid.srgb import to_encoded, to_linear
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from pellucid.degradations import _draw
 from pellucid.degradations._base import Degradation, Params, check_batch
 from pellucid.degradations._kernels import convolve, splat
-from pellucid.degradations._light import to_encoded, to_linear
+from pellucid.srgb import to_encoded, to_linear
 
 STEPS = 512  # points on a trajectory: several per pixel, so that splatting leaves no gaps
 MAX_LENGTH = 61.0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.metrics._measure import Measure, checked_pair
+from pellucid.srgb import to_linear
 
 # Linear sRGB to XYZ (IEC 61966-2-1), and the white D65 seen under 2 degrees.
 XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
@@ -31,8 +32,7 @@ def ciede2000(restored: Tensor, clean: Tensor) -> float:
 
 def lab(x: Tensor) -> Tensor:
     """CIE L*a*b*, (B, 3, H, W), of sRGB pictures (B, 3, H, W) in [0, 1]."""
-    linear = torch.where(x > 0.04045, ((x + 0.055) / 1.055) ** 2.4, x / 12.92)
-    xyz = torch.einsum("ij,bjhw->bihw", x.new_tensor(XYZ), linear) / x.new_tensor(WHITE).view(3, 1, 1)
+    xyz = torch.einsum("ij,bjhw->bihw", x.new_tensor(XYZ), to_linear(x)) / x.new_tensor(WHITE).view(3, 1, 1)
     root = torch.where(xyz > 0.008856, xyz ** (1 / 3), 7.787 * xyz + 16 / 116)
     x_root, y_root, z_root = root.unbind(1)
     return torch.stack([116 * y_root - 16, 500 * (x_root - y_root), 200 * (y_root - z_root)], dim=1)

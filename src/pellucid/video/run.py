@@ -260,17 +260,20 @@ class _Run:
     def _begin_shot(self, number: int, opening: list[Any]) -> None:
         shot: dict[str, Any] = {"frame": number, "seconds": float(opening[0].pts * self.film.time_base)}
         guided = self.restorer.spec.guided and self.diagnosis is None
-        prompt, alone = self.diagnosis, self.strength.plain == 0
+        prompt, alone, light_kept = self.diagnosis, self.strength.plain == 0, False
         if self.restorer.recognizes and (guided or self.restorer.guard) and not alone:
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
-            alone = sum(map(self.restorer.leaves_alone, found)) * 2 > len(found)
+            alone, light_kept = (
+                sum(map(holds, found)) * 2 > len(found)
+                for holds in (self.restorer.leaves_alone, self.restorer.keeps_light)
+            )
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
             if guided:
                 prompts: tuple[str, ...] = self.restorer.network.config.prompts  # type: ignore[union-attr, assignment]
                 named = [diagnosis.prompt(prompts) for diagnosis in found]
                 prompt = max(named, key=named.count)
-        self.journal.shots.append(shot | {"prompt": prompt, "left_alone": alone})
+        self.journal.shots.append(shot | {"prompt": prompt, "left_alone": alone, "light_kept": light_kept})
         self.light = SteadyLight()
         self.flicker.begin()
         for router in self.routers:
@@ -283,7 +286,12 @@ class _Run:
             if frame.format.name != pixel_format:
                 return files.frame_of(degraded, self.film, pixel_format)
             return frame
-        restored = self.restorer.run(degraded, diagnosis=shot["prompt"], strength=self.strength)
+        restored = self.restorer.run(
+            degraded,
+            diagnosis=shot["prompt"],
+            strength=self.strength,
+            light_kept=shot.get("light_kept", False),  # a journal of an older version has none
+        )
         if self.steady:
             restored = self.light(degraded, restored)
         self.flicker.add(degraded, restored)
