@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pellucid import models
+from pellucid.compute import imitates_bf16
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, Task, load_shards, validation_pairs
 from pellucid.evaluate.scores import code_commit
 from pellucid.losses import fourier_l1, l1
@@ -159,7 +160,7 @@ def fit(network: nn.Module, data: Shards, steps: int, peak: float, seed: int, fo
         degraded, clean, tasks = mixer.batch(BATCH, PATCH, rng.manual_seed(seed * 1_000_003 + step))
         degraded = degraded.contiguous(memory_format=torch.channels_last)
         balance = torch.zeros(())
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not imitates_bf16(torch.device("cpu"))):
             if isinstance(network, DFPIR):
                 prompts = [network.config.prompts.index(task.kind) for task in tasks]
                 restored = network(degraded, torch.tensor(prompts))

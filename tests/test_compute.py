@@ -133,3 +133,19 @@ def test_a_folder_in_memory_is_no_disk(monkeypatch, tmp_path):
         compute, "Path", lambda name: mounts if str(name) == "/proc/self/mounts" else path(name)
     )
     assert not compute._is_in_memory(path("/tmp"))  # nothing is said: taken as a disk
+
+
+@pytest.mark.parametrize(
+    ("device", "machine", "capability", "imitates"),
+    [
+        ("cpu", "x86_64", "AVX2", True),
+        ("cpu", "AMD64", "DEFAULT", True),
+        ("cpu", "x86_64", "AVX512", False),
+        ("cpu", "arm64", "DEFAULT", False),
+        ("cuda", "x86_64", "AVX2", False),
+    ],
+)
+def test_x86_without_avx512_imitates_bf16(monkeypatch, device, machine, capability, imitates):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert compute.imitates_bf16(torch.device(device)) == imitates

@@ -25,7 +25,7 @@ from pellucid.datasets.training_pictures import TrainingPictures
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.models.dfpir import DFPIR
 from pellucid.recipe import Recipe
-from pellucid.train import PANEL_SIDE, train, validate
+from pellucid.train import IMITATED, PANEL_SIDE, train, validate
 
 RECIPE = Recipe(
     name="tiny",
@@ -380,6 +380,19 @@ def test_two_processes_learn_as_one_and_outlive_a_lost_one(photos: Path, tmp_pat
     assert run_processes(tmp_path / "lost", photos, 2)[0] == 0
     resumed, straight = state(tmp_path / "lost" / "run"), state(tmp_path / "two" / "run")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+@pytest.mark.parametrize("imitated", [True, False])
+def test_imitated_bf16_gives_way_to_float32(
+    photos: Path, tmp_path: Path, monkeypatch, capsys, imitated
+) -> None:
+    monkeypatch.setattr("pellucid.compute.imitates_bf16", lambda device: imitated)
+    recipe = replace(RECIPE, precision="bf16-mixed", steps=1)
+    weights = train(recipe, photos, tmp_path / "run", device="cpu")
+    provenance = Checkpoint.read(weights).provenance
+    assert provenance["precision"] == ("32-true" if imitated else "bf16-mixed")
+    assert provenance["recipe"]["precision"] == "bf16-mixed"
+    assert (IMITATED in "".join(capsys.readouterr())) == imitated
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(whole: Path, photos: Path) -> None:

@@ -186,6 +186,16 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
+def imitates_bf16(device: torch.device) -> bool:
+    """Whether a device has no arithmetic for bf16, and is much slower in it than in float32.
+
+    So are x86 processors without AVX-512. Of others nothing is said.
+    """
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+
+
 @dataclass(frozen=True)
 class Probe:
     """What short runs of a network on a device have shown.

@@ -63,7 +63,7 @@ class Recipe:
         log_floor: 0 takes the mean error of the batch; above zero, the mean of log(error + log_floor) over
             its pictures (`pellucid.losses.log_error`), for the last part of a training: a fresh network would
             learn to leave good pictures alone, and little else.
-        precision: one of `PRECISIONS`, Lightning Fabric's words.
+        precision: one of `PRECISIONS`, Lightning Fabric's words. float32 replaces imitated bf16.
     """
 
     name: str

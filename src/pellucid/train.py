@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pellucid import __version__, datasets, models
+from pellucid import __version__, compute, datasets, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
@@ -44,6 +44,9 @@ FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, an
 PANEL_SIDE = 256
 LOG_EVERY = 100  # steps
 PATIENCE = timedelta(hours=6)  # of processes that wait while the first hashes pictures or validates
+IMITATED = (
+    "This processor has no bf16 arithmetic and would imitate it many times slower; float32 takes its place."
+)
 DRAWN = 180  # training pictures that are no photographs, where a recipe asks for them
 
 
@@ -144,7 +147,7 @@ def train(
     start = _read_start(start_from, spec, config) if start_from and not resume else None
     network = start.build() if start else _build(spec, config, recipe)
 
-    fabric = _launch_fabric(recipe, device, processes, nodes)
+    fabric, precision = _launch_fabric(recipe, device, processes, nodes), training_precision(recipe, device)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
     mixer = Mixer(training, recipe.tasks, recipe.mixing, recipe.seed)
     kinds = {"clean", *(task.kind for task in recipe.tasks)}
@@ -193,6 +196,7 @@ def train(
             "pellucid": __version__,
             "torch": torch.__version__,
             "device": str(fabric.device),
+            "precision": precision,
             KEY: None if trained_on is None else trained_on.to_dict(),
         }
         Checkpoint.from_network(recipe.model, average.module, provenance).write(
@@ -207,9 +211,11 @@ def train(
         fabric.barrier()
 
     log = _Log(run_folder, silent=not fabric.is_global_zero)
+    if precision != recipe.precision:
+        log.say(IMITATED)
     log.say(
         f"{recipe.name}: {sum(p.numel() for p in trainable):,} trainable parameters on {fabric.device}, "
-        f"{fabric.world_size} x {torch.get_num_threads()} threads, {recipe.precision}; "
+        f"{fabric.world_size} x {torch.get_num_threads()} threads, {precision}; "
         f"from step {progress.step}"
     )
     trained_on = None
@@ -407,6 +413,12 @@ def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
     return cosine * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))
 
 
+def training_precision(recipe: Recipe, device: str = "auto") -> str:
+    """What a recipe is computed in on "auto", "cpu" or "cuda": its precision; float32 for imitated bf16."""
+    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return "32-true" if compute.imitates_bf16(place) else recipe.precision
+
+
 def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> Any:
     try:
         from lightning_fabric import Fabric
@@ -428,7 +440,7 @@ def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> A
         devices=processes,
         num_nodes=nodes,
         strategy=DDPStrategy(timeout=PATIENCE) if processes * nodes > 1 else "auto",
-        precision=recipe.precision,  # type: ignore[arg-type]
+        precision=training_precision(recipe, device),  # type: ignore[arg-type]
     )
     fabric.launch()
     if processes > 1 and fabric.device.type == "cpu":

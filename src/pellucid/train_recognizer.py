@@ -32,7 +32,7 @@ from pellucid.evaluate.recognition import calibrate_checkpoint, judge
 from pellucid.labels import LabelledPictures, validation_shards, with_drawn
 from pellucid.models.recognizer import MOMENTUM, Answers, reduced
 from pellucid.recipe import Recipe
-from pellucid.train import DRAWN, Progress
+from pellucid.train import DRAWN, IMITATED, Progress, training_precision
 
 LOG_EVERY = 20  # steps
 STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
@@ -141,6 +141,8 @@ def train_recognizer(
         f"{recipe.name}: {sum(p.numel() for p in network.parameters()):,} parameters on {place}, "
         f"{torch.get_num_threads()} threads; from step {progress.step}"
     )
+    if (precision := training_precision(recipe, place.type)) != recipe.precision:
+        _say(IMITATED)
     last = time.monotonic()
     next_save, next_look = (progress.seconds + 60 * m for m in (save_every, validate_every))
     recent: list[Tensor] = []
@@ -151,7 +153,7 @@ def train_recognizer(
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(recipe, progress.step, done)
         rng = torch.Generator().manual_seed(progress.step)
-        with torch.autocast(place.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
+        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             features = _features(network, x.to(place), 1, rng)
         loss = _error(network.conclude(features), presence.to(place), strengths.to(place))
         optimizer.zero_grad()
