@@ -565,7 +565,10 @@ BAD: list[tuple[str, Callable[[], bytes], type[InputError], str]] = [
     ("moving.gif", lambda: b"GIF89a" + bytes(40), UnsupportedImageError, "is a GIF"),
     ("drawing.svg", lambda: b' <svg xmlns="http://www.w3.org/2000/svg"/>', UnsupportedImageError, "SVG"),
     ("paper.pdf", lambda: b"%PDF-1.7", UnsupportedImageError, "is a PDF"),
-    ("phone.heic", lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", UnsupportedImageError, "HEIC"),
+    ("phone.heic", lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", UnsupportedImageError, "is a HEIC"),
+    ("clip.mp4", lambda: b"\0\0\0\x18ftypisom\0\0\2\0isommp42", UnsupportedImageError, "is a film; .* alone"),
+    ("clip.mkv", lambda: b"\x1a\x45\xdf\xa3" + bytes(20), UnsupportedImageError, "is a film"),
+    ("clip.avi", lambda: b"RIFF\0\0\0\0AVI LIST", UnsupportedImageError, "is a film"),
     (
         "animated.png",
         lambda: png(1, 1, 8, 0, b"\0\0", chunk(b"acTL", struct.pack(">II", 2, 0))),
