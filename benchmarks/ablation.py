@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def fit(network: nn.Module, data: Shards, steps: int, peak: float, seed: int, fourier: float) -> nn.Module:
-    """The averaged network after `steps`, trained as `pellucid train` does, in bf16 mixed precision."""
+    """The averaged network after `steps`, trained as `pellucid train` does, in bf16 or float32."""
     mixer, rng = Mixer(data, TASKS), torch.Generator()
     optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if p.requires_grad], lr=peak, betas=(0.9, 0.99)

@@ -35,6 +35,38 @@ def test_an_unchanged_picture_of_any_size_stays(height, width):
     assert (keep_light(picture, picture.clone()) - picture).abs().max() < 1e-5
 
 
+def test_light_is_put_back_where_it_went_and_nowhere_else():
+    degraded = torch.full((3, 160, 400), 0.5)
+    restored = degraded.clone()
+    restored[:, :, :100] = 0.3  # a haze on the left only
+    kept = keep_light(degraded, restored)
+    far = 100 + 2 * light.REACH * light.CELL + 2 * light.CELL
+    assert (kept[:, :, :28] - 0.5).abs().max() < 2e-3
+    assert torch.allclose(kept[:, :, far:], degraded[:, :, far:], atol=1e-5)
+
+
+def test_the_neighborhood_is_wider_than_what_a_blur_moves():
+    """A line that becomes a sharper one keeps its light, but is not smeared again."""
+    degraded, restored = torch.full((3, 96, 96), 0.2), torch.full((3, 96, 96), 0.2)
+    degraded[:, :, 44:52], restored[:, :, 46:50] = 0.5, 0.67
+    kept = keep_light(degraded, restored.clone())
+    assert (kept[:, :, 46:50] > 0.9 * restored[:, :, 46:50]).all()
+    assert (kept[:, :, 30:40] - 0.2).abs().max() < 0.02
+
+
+def test_a_tint_is_put_back():
+    degraded = torch.full((3, 64, 64), 0.5)
+    restored = degraded * torch.tensor([1.2, 1.0, 0.7]).view(3, 1, 1)
+    assert (keep_light(degraded, restored) - degraded).abs().max() < 2e-3
+
+
+def test_gains_have_no_steps():
+    degraded, restored = torch.full((3, 128, 128), 0.5), torch.full((3, 128, 128), 0.5)
+    restored[:, :, :64] = 0.4
+    inside = keep_light(degraded, restored)[0, 64, :64]
+    assert inside.diff().abs().max() < 0.005  # steps of cells would be eight times as high
+
+
 def test_black_stays_black_and_the_result_in_range():
     degraded, restored = torch.zeros(3, 40, 40), torch.zeros(3, 40, 40)
     degraded[:, :20], restored[:, :10] = 1.0, 1.5

@@ -428,6 +428,17 @@ def test_light_is_kept_where_surely_nothing_changed_it(oracle, guard, kept):
     assert not torch.equal(restorer.run(picture), restorer.run(picture, light_kept=True))
 
 
+def test_light_is_not_kept_where_the_picture_is_too_small_to_tell():
+    assert "light_kept" not in guarded(Oracle(blur=5.0))(torch.rand(3, 31, 50)).report.guards
+
+
+def test_light_is_kept_in_files_as_in_memory(tmp_path):
+    restorer, picture = guarded(Oracle(blur=5.0)), torch.rand(3, 70, 50)
+    in_file = scratch.create(tuple(picture.shape), picture.dtype, tmp_path)
+    in_file.copy_(picture)
+    assert torch.equal(restorer(ImageBuffer(in_file)).tensor, restorer(picture).tensor)
+
+
 def test_a_guided_network_is_told_by_the_recognizer_and_the_report_says_so():
     report = guarded(Oracle(rain=2.0, noise=4.0), GUIDED)(torch.rand(3, 40, 50)).report
     assert report.diagnosis == "rain"  # the toy knows no noise

@@ -76,7 +76,8 @@ class Diagnosis:
     @property
     def keeps_light(self) -> bool:
         """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do."""
-        return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in KEEPS_LIGHT)
+        others = (p for kind, p in self.probabilities.items() if kind not in KEEPS_LIGHT)
+        return self.familiar and all(p <= FAINT for p in others)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

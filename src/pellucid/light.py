@@ -14,7 +14,7 @@ from pellucid import scratch
 from pellucid.srgb import to_encoded, to_linear
 
 CELL = 8  # pixels, side of the squares whose means are taken first
-REACH = 4  # cells around a cell that its neighborhood has, 32 pixels
+REACH = 4  # cells around a cell of which a mean is taken, twice: 32 pixels, falling off until 72
 DARK = 5e-4  # linear light that is added to both means: in black, a ratio says nothing
 
 
@@ -30,12 +30,11 @@ def keep_light(degraded: Tensor, restored: Tensor) -> Tensor:
     """
     light, found = (_spread(_cells(picture)) for picture in (degraded, restored))
     gain = F.pad(((light + DARK) / (found + DARK))[None], (0, 0, 1, 1), "replicate")
-    gain = F.interpolate(gain, scale_factor=(1, CELL), mode="bilinear")[..., : restored.shape[2]]
     for cells, rows in _bands(restored):
         beyond = gain[:, :, cells.start : cells.stop + 2]  # one cell more on each side
-        smooth = F.interpolate(beyond, scale_factor=(CELL, 1), mode="bilinear")[:, :, CELL:]
+        smooth = F.interpolate(beyond, scale_factor=CELL, mode="bilinear")[:, :, CELL:]
         linear = to_linear(restored[None, :, rows].clamp(0, 1))
-        restored[:, rows] = to_encoded(linear.mul_(smooth[:, :, : linear.shape[2]]))[0]
+        restored[:, rows] = to_encoded(linear.mul_(smooth[:, :, : linear.shape[2], : linear.shape[3]]))[0]
     return restored
 
 

@@ -566,7 +566,8 @@ class TorchRestorer(_Streaming):
     def _recognized(self, degraded: ImageBuffer, report: Report) -> Report:
         """The report, with what the recognizer found, what a guided network is told, and the verdict."""
         found = self.recognizer(degraded)
-        verdicts = {"left_alone": self.leaves_alone(found), "light_kept": self.keeps_light(found)}
+        alone = self.leaves_alone(found)
+        verdicts = {"left_alone": alone, "light_kept": not alone and self.keeps_light(found)}
         prompt = found.prompt(self.network.config.prompts) if self.spec.guided else None  # type: ignore[union-attr, arg-type]
         return dataclasses.replace(
             report,
@@ -585,8 +586,8 @@ class TorchRestorer(_Streaming):
         return self.guard and found.shows_only(self.provenance.get("no_gain", ()))
 
     def keeps_light(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and a picture that is restored surely shows nothing that changes light."""
-        return self.guard and found.keeps_light and not self.leaves_alone(found)
+        """Whether the guard is on, and surely nothing is there that changes light."""
+        return self.guard and found.keeps_light
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:

@@ -323,6 +323,7 @@ def _provenance(
         "pellucid": __version__,
         "torch": torch.__version__,
         "device": device,
+        "precision": training_precision(recipe, torch.device(device).type),
     }
 
 

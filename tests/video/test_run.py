@@ -15,7 +15,9 @@ from tests.video.conftest import packets, pictures, read_film, write_film
 from typer.testing import CliRunner
 
 from pellucid.cli import create_app
+from pellucid.diagnosis import Diagnosis
 from pellucid.errors import InputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
+from pellucid.models.recognizer import SCALES
 from pellucid.strength import Strength
 from pellucid.video import restore_video
 from pellucid.video.container import opened, pixels_of, video_stream
@@ -61,6 +63,34 @@ def test_at_strength_0_and_in_a_clean_film_frames_come_back_but_for_the_encoding
         assert psnr(read_film(tmp_path / "out.mkv")[0], read_film(source)[0]) > 38
         if strength.plain == 0:
             assert [shot["left_alone"] for shot in report.shots] == [True]
+
+
+def diagnosis(**probabilities: float) -> Diagnosis:
+    found = dict.fromkeys(SCALES, 0.0) | probabilities
+    return Diagnosis("degraded", tuple(probabilities), found, 0.0, probabilities, 1.0, True, "oracle", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"), [({"blur": 1.0}, True), ({"haze": 1.0}, False), ({"blur": 1.0, "haze": 0.2}, False)]
+)
+def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(restorer, "_recognizer", lambda pixels: diagnosis(**found))
+    monkeypatch.setattr(
+        restorer, "run", lambda pixels, **options: asked.append(options["light_kept"]) or pixels
+    )
+    source = write_film(tmp_path / "film.mkv", pictures(3))
+    report = restore_video(restorer, source, tmp_path / "out.mkv")
+    assert asked == [kept] * 3
+    assert [(shot["light_kept"], shot["left_alone"]) for shot in report.shots] == [(kept, False)]
+
+
+def test_a_prompt_is_heeded_without_asking_the_recognizer(guided, tmp_path, monkeypatch):
+    monkeypatch.setattr(guided, "guard", True)
+    monkeypatch.setattr(guided, "_recognizer", lambda pixels: diagnosis(blur=1.0))
+    source = write_film(*(tmp_path / "film.mkv", pictures(2)))
+    report = restore_video(guided, source, tmp_path / "out.mkv", diagnosis="haze")
+    assert [(shot["prompt"], shot["light_kept"]) for shot in report.shots] == [("haze", False)]
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mov"])

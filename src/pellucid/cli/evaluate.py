@@ -55,7 +55,9 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     guard: Annotated[
         bool,
-        typer.Option("--guard", help="Let the recognizer leave good pictures alone, as restore does."),
+        typer.Option(
+            "--guard", help="Let the recognizer leave good pictures, and good light, alone, as restore does."
+        ),
     ] = False,
     device: Device = None,
     precision: PrecisionName = None,

@@ -49,7 +49,8 @@ MAGIC = (
     (b"II+\0", "tiff"),
     (b"MM\0+", "tiff"),
 )
-HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # brands (ISO 23008-12)
+# Major brands of MP4, QuickTime and 3GP (MP4 Registration Authority).
+FILM = (b"iso", b"mp4", b"avc1", b"qt  ", b"M4V", b"3gp", b"dash")
 MATROSKA = b"\x1a\x45\xdf\xa3"  # and WebM
 FOREIGN = (
     (b"GIF8", "a GIF"),

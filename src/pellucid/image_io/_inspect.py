@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from pellucid.errors import UnreadableImageError, UnsupportedImageError
 from pellucid.image_io import _exif as exif
-from pellucid.image_io._formats import FOREIGN, HEIC, MAGIC, MATROSKA, READABLE
+from pellucid.image_io._formats import FILM, FOREIGN, MAGIC, MATROSKA, READABLE
 
 _DNG_VERSION, _SUBFILE_TYPE, _BITS, _SAMPLE_FORMAT = 50706, 254, 258, 339
 _SRGB_LIKE, _P3 = (1, 2, 5, 6), 12  # color primaries, ITU-T H.273 table 2
@@ -66,9 +66,11 @@ def _format_of(head: bytes, name: str) -> str:
         brands = head[8 : struct.unpack(">I", head[:4])[0]]
         if b"avif" in brands:
             return "heif"
-        if not (b"avis" in brands or any(brand in brands for brand in HEIC)):
+        if brands.startswith(FILM):
             raise UnsupportedImageError(_film(name))
-        what = "an animated AVIF" if b"avis" in brands else "a HEIC"
+        what = (
+            "an animated AVIF" if b"avis" in brands else "a HEIC, a camera raw or another file of its family"
+        )
         raise UnsupportedImageError(f"{name} is {what}; expected {READABLE}. Convert it first.")
     if head.startswith(MATROSKA) or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
         raise UnsupportedImageError(_film(name))
@@ -82,7 +84,10 @@ def _format_of(head: bytes, name: str) -> str:
 
 
 def _film(name: str) -> str:
-    return f"{name} is a film; expected {READABLE}. Give it to pellucid restore alone, without other files."
+    return (
+        f"{name} is a film; expected {READABLE}. "
+        "Give it to pellucid restore alone, under a film's name (.mp4, .mkv and the like)."
+    )
 
 
 def _jpeg(stream: BinaryIO, name: str) -> Facts:  # noqa: ARG001

@@ -51,7 +51,9 @@ class RestoreOptions(BaseModel):
         None, max_length=100, description="For a guided model: what is wrong."
     )
     guard: bool = Field(
-        True, description="Leave a picture alone in which surely nothing is wrong that the model mends."
+        True,
+        description="Leave a picture alone in which surely nothing is wrong that the model mends, and its "
+        "light where surely nothing changed it.",
     )
     format: Format | SkipJsonSchema[None] = Field(
         None, description="Of the result. Default: what Accept names, else the input's own."

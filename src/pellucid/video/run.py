@@ -40,7 +40,8 @@ class VideoReport:
         frames: how many.
         resumed_at: the frame at which this run went on, 0 if it began.
         interlaced: frames that are two half frames; they were restored as they are.
-        shots: per shot its first frame, verdict, kinds found, the prompt, and whether it was left alone.
+        shots: per shot its first frame, verdict, kinds found, the prompt, and whether it was left
+            alone, or kept its light.
         streams_copied: of sound and subtitles.
         not_copied: words for what the target's format can't hold.
         flicker: see `pellucid.video.steady.Flicker.to_dict`.
@@ -261,7 +262,8 @@ class _Run:
         shot: dict[str, Any] = {"frame": number, "seconds": float(opening[0].pts * self.film.time_base)}
         guided = self.restorer.spec.guided and self.diagnosis is None
         prompt, alone, light_kept = self.diagnosis, self.strength.plain == 0, False
-        if self.restorer.recognizes and (guided or self.restorer.guard) and not alone:
+        asked = guided or (self.restorer.guard and self.diagnosis is None)
+        if self.restorer.recognizes and asked and not alone:
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
             alone, light_kept = (
                 sum(map(holds, found)) * 2 > len(found)
@@ -290,7 +292,7 @@ class _Run:
             degraded,
             diagnosis=shot["prompt"],
             strength=self.strength,
-            light_kept=shot.get("light_kept", False),  # a journal of an older version has none
+            light_kept=shot["light_kept"],
         )
         if self.steady:
             restored = self.light(degraded, restored)
