@@ -147,7 +147,8 @@ def train(
     start = _read_start(start_from, spec, config) if start_from and not resume else None
     network = start.build() if start else _build(spec, config, recipe)
 
-    fabric, precision = _launch_fabric(recipe, device, processes, nodes), training_precision(recipe, device)
+    precision = training_precision(recipe, device)
+    fabric = _launch_fabric(precision, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
     mixer = Mixer(training, recipe.tasks, recipe.mixing, recipe.seed)
     kinds = {"clean", *(task.kind for task in recipe.tasks)}
@@ -419,7 +420,7 @@ def training_precision(recipe: Recipe, device: str = "auto") -> str:
     return "32-true" if compute.imitates_bf16(place) else recipe.precision
 
 
-def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> Any:
+def _launch_fabric(precision: str, device: str, processes: int, nodes: int) -> Any:
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
@@ -440,7 +441,7 @@ def _launch_fabric(recipe: Recipe, device: str, processes: int, nodes: int) -> A
         devices=processes,
         num_nodes=nodes,
         strategy=DDPStrategy(timeout=PATIENCE) if processes * nodes > 1 else "auto",
-        precision=training_precision(recipe, device),  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
     )
     fabric.launch()
     if processes > 1 and fabric.device.type == "cpu":

@@ -260,10 +260,9 @@ class _Run:
 
     def _begin_shot(self, number: int, opening: list[Any]) -> None:
         shot: dict[str, Any] = {"frame": number, "seconds": float(opening[0].pts * self.film.time_base)}
-        guided = self.restorer.spec.guided and self.diagnosis is None
+        guided, told = self.restorer.spec.guided, self.diagnosis is not None
         prompt, alone, light_kept = self.diagnosis, self.strength.plain == 0, False
-        asked = guided or (self.restorer.guard and self.diagnosis is None)
-        if self.restorer.recognizes and asked and not alone:
+        if self.restorer.recognizes and (guided or self.restorer.guard) and not (told or alone):
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
             alone, light_kept = (
                 sum(map(holds, found)) * 2 > len(found)
