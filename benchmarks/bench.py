@@ -33,7 +33,8 @@ from pellucid import engines, models
 from pellucid.compute import probe_picture, processor_name
 from pellucid.engines import FORMATS
 from pellucid.evaluate.efficiency import count_gmac
-from pellucid.restorer import TorchRestorer, pad_picture
+from pellucid.restorer import TorchRestorer
+from pellucid.runner import pad_picture
 from pellucid.strips import Workspace
 
 ENGINES = ("onnxruntime", "openvino")

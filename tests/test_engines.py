@@ -199,7 +199,7 @@ def test_auto_takes_the_fastest_and_remembers(tiny_checkpoints, onnx_models, cac
     known = json.loads(file.read_text())
     known["choice"]["engine"] = "openvino"
     file.write_text(json.dumps(known))
-    monkeypatch.setattr(TorchRestorer, "_restore", None)  # nothing is measured again
+    monkeypatch.setattr(TorchRestorer, "restore_pixels", None)  # nothing is measured again
     assert tool(tiny_checkpoints["daair_s"], engine="auto").describe().engine == "openvino"
 
 

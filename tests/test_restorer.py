@@ -1,58 +1,24 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
+from tests.toys import BLIND, GUIDED, Toy, ToyConfig, toy
 from torch import Tensor, nn
 
-from pellucid import ImageBuffer, compute, models, read_image, scratch, write_image
+from pellucid import ImageBuffer, compute, read_image, scratch, write_image
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.diagnosis import Recognizer
 from pellucid.errors import (
     CheckpointError,
     InputError,
-    MemoryBudgetError,
-    NonFiniteOutputError,
-    OutputExistsError,
     UnknownNameError,
     UnsafeCheckpointError,
-    UnsupportedDtypeError,
 )
 from pellucid.models import ModelSpec
 from pellucid.models.recognizer import SCALES, Answers, RecognizerConfig
-from pellucid.restorer import IdentityRestorer, TorchRestorer, load, pad_picture
+from pellucid.restorer import IdentityRestorer, TorchRestorer, load
 from pellucid.strength import Strength
 from pellucid.tiling import smallest_tile
-
-
-@dataclass(frozen=True)
-class ToyConfig:
-    prompts: tuple[str, ...] = ("rain", "haze")
-
-
-class Toy(nn.Module):
-    """A blur that sees two pixels far, so that tiles must agree exactly; guided, it darkens by its prompt."""
-
-    def __init__(self, config: ToyConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.blur = nn.Conv2d(3, 3, 5, padding=2, bias=False, groups=3)
-        nn.init.constant_(self.blur.weight, 1 / 25)
-
-    def forward(self, x: Tensor, prompt: Tensor | None = None) -> Tensor:
-        assert x.shape[2] % 8 == x.shape[3] % 8 == 0
-        x = self.blur(x)
-        return x if prompt is None else x * (0.5 - 0.25 * prompt)[:, None, None, None]
-
-
-BLIND = ModelSpec("toy", ToyConfig(), Toy, "none", guided=False, multiple_of=8, parameters=75)
-GUIDED = ModelSpec("toy_guided", ToyConfig(), Toy, "none", guided=True, multiple_of=8, parameters=75)
-
-
-def toy(network: nn.Module | None = None, spec: ModelSpec = BLIND, **options) -> TorchRestorer:
-    options = {"device": "cpu", "precision": "float32"} | options
-    return TorchRestorer(network or Toy(ToyConfig()), spec, **options)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png"])
@@ -72,105 +38,6 @@ def test_what_memory_has_no_room_for_is_kept_in_files(suffix, tmp_path, monkeypa
     del read, restored
     assert (tmp_path / f"memory{suffix}").read_bytes() == (tmp_path / f"files{suffix}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 3
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 3), (8, 16), (33, 65)])
-def test_any_size_comes_back(size):
-    restoration = toy()(torch.rand(3, *size))
-    assert restoration.tensor.shape == (3, *size)
-    assert not restoration.tensor.is_inference()
-    assert restoration.report.tiles == 1
-
-
-def test_tiles_agree_with_the_whole():
-    picture = torch.rand(3, 333, 410)
-    whole = toy(memory=10**9)(picture)
-    per_pixel = toy().probe.bytes_per_pixel
-    calls = []
-    tiled = toy(memory=int(smallest_tile(8) ** 2 * per_pixel) + 1)(
-        picture, progress=lambda done, total: calls.append((done, total))
-    )
-    assert whole.report.tiles == 1
-    assert tiled.report.tiles >= 6
-    assert calls == [(i + 1, tiled.report.tiles) for i in range(tiled.report.tiles)]
-    assert torch.allclose(tiled.tensor, whole.tensor, atol=1e-6)
-
-
-def test_the_real_small_network_runs_in_tiles(small_weights, monkeypatch):
-    picture = compute.probe_picture(240)[0]
-    restorer = load(small_weights, device="cpu", precision="float32", memory=10**9)
-    monkeypatch.setattr(restorer.network, "strips_from", 0)
-    strips = restorer(picture)
-    monkeypatch.setattr(restorer, "_plan_strips", lambda *_: None)
-    whole = restorer(picture)
-    assert strips.report.strips is not None
-    assert whole.report.strips is None
-    assert torch.allclose(strips.tensor, whole.tensor, atol=1e-5)
-    restorer.memory = int(smallest_tile(16) ** 2 * restorer.probe.bytes_per_pixel) + 1
-    tiled = restorer(picture)
-    assert (whole.report.tiles, tiled.report.tiles) == (1, 4)
-    # Channel weights and routes come from what a tile sees, so tiles differ by a little, nowhere by much.
-    assert float((whole.tensor - tiled.tensor).abs().mean()) < 0.01
-
-
-def test_the_default_budget_caps_tiles_on_the_cpu():
-    assert 0 < toy()._tile_pixels() <= compute.CPU_TILE_PIXELS
-
-
-def test_a_budget_too_small_is_refused():
-    with pytest.raises(MemoryBudgetError, match=r"300 x 200 pixels .* at least 144 x 144.*--memory"):
-        toy(memory=1000)(torch.rand(3, 200, 300))
-
-
-class Hungry(Toy):
-    """Runs out of memory above so many pixels."""
-
-    limit = 0
-
-    def forward(self, x: Tensor, prompt: Tensor | None = None) -> Tensor:
-        if x.shape[2] * x.shape[3] > self.limit:
-            raise torch.OutOfMemoryError("no")
-        return super().forward(x)
-
-
-def test_out_of_memory_means_smaller_tiles():
-    network, picture = Hungry(ToyConfig()), torch.rand(3, 300, 300)
-    network.limit = 200 * 200
-    restoration = toy(network)(picture)
-    assert restoration.report.guards == {"redone_in_float32": False, "replanned": True}
-    assert torch.allclose(restoration.tensor, toy()(picture).tensor, atol=1e-6)
-    network.limit = 100 * 100
-    with pytest.raises(MemoryBudgetError, match="more than the device could give"):
-        toy(network)(picture)
-
-
-class Overflowing(Toy):
-    """Not finite in bf16, and if asked not in float32 either."""
-
-    always = False
-
-    def forward(self, x: Tensor, prompt: Tensor | None = None) -> Tensor:
-        restored = super().forward(x)
-        bad = self.always or torch.is_autocast_enabled("cpu")
-        return restored * float("inf") if bad else restored
-
-
-def test_non_finite_output_is_redone_in_float32_then_refused():
-    network, picture = Overflowing(ToyConfig()), torch.rand(3, 20, 20)
-    restoration = toy(network, precision="bf16")(picture)
-    assert restoration.report.guards["redone_in_float32"]
-    assert torch.equal(restoration.tensor, toy()(picture).tensor)
-    network.always = True
-    with pytest.raises(NonFiniteOutputError, match="float32"):
-        toy(network, precision="bf16")(picture)
-    with pytest.raises(NonFiniteOutputError):
-        toy(network)(picture)
-
-
-def test_bf16_is_close_to_float32():
-    picture = compute.probe_picture(64)[0]
-    difference = toy(precision="bf16")(picture).tensor - toy()(picture).tensor
-    assert 0 < float(difference.square().mean().sqrt()) <= compute.CLOSENESS
 
 
 def test_strength_mixes_and_zero_is_the_input():
@@ -215,25 +82,6 @@ def test_output_stays_in_range():
     assert float(restored.max()) == 1
 
 
-@pytest.mark.parametrize("shape", [(9, 11), (9, 11, 3), (9, 11, 4)])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "float64"])
-def test_arrays_come_back_as_they_went(shape, dtype):
-    array = np.random.default_rng(0).random(shape)
-    array = (array * np.iinfo(dtype).max).astype(dtype) if dtype[0] == "u" else array.astype(dtype)
-    restored = toy()(array).array
-    assert (restored.shape, restored.dtype) == (array.shape, array.dtype)
-    assert not np.array_equal(restored, array)
-    if shape[-1] == 4:
-        assert np.array_equal(restored[..., 3], array[..., 3])
-    assert np.array_equal(toy()(array, strength=0).array, array)
-
-
-def test_tensors_come_back_in_their_dtype():
-    picture = torch.rand(3, 9, 9, dtype=torch.float64, requires_grad=True)
-    assert toy()(picture).tensor.dtype == torch.float64
-    assert torch.equal(toy()(picture, strength=0).tensor, picture.detach())
-
-
 def test_nan_is_refused():
     with pytest.raises(InputError, match="NaN"):
         toy()(np.full((4, 4), np.nan))
@@ -258,43 +106,11 @@ def test_guided_networks_are_told_what_is_wrong(monkeypatch):
             blind(picture, diagnosis="rain")
 
 
-def test_bad_options_are_refused():
-    with pytest.raises(UnsupportedDtypeError, match="fp8"):
-        toy(precision="fp8")
-    for memory in (0, float("nan"), float("inf"), "2GB"):
-        with pytest.raises(InputError, match="memory"):
-            toy(memory=memory)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_files(tmp_path, suffix):
-    array = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
-    path, out = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
-    write_image(image_from_array(array), path)
-    restoration = toy()(path)
-    restoration.save(out)
-    assert read_image(out).pixels.shape == (3, 21, 30)
-    if suffix == "png":
-        assert np.array_equal(toy()(str(path)).array, toy()(array).array)
-    with pytest.raises(OutputExistsError):
-        restoration.save(out)
-    toy()(path, strength=0).save(out, overwrite=True)
-    assert out.read_bytes() == path.read_bytes()  # JPEG included: it is not encoded again
-    toy()(path, strength=0).save(tmp_path / "other.tif")
-    assert torch.equal(read_image(tmp_path / "other.tif").pixels, read_image(path).pixels)
-
-
 @pytest.mark.parametrize("pixels", [torch.zeros(3, 0, 4), torch.full((3, 4, 4), float("nan"))])
 @pytest.mark.parametrize("restorer", [toy(), IdentityRestorer()], ids=["torch", "identity"])
 def test_a_buffer_without_a_picture_is_refused(restorer, pixels):
     with pytest.raises(InputError, match="at least one pixel"):
         restorer(ImageBuffer(pixels))
-
-
-def test_padding_reflects_then_replicates():
-    row = torch.tensor([[[1.0, 2.0, 3.0]]])
-    assert pad_picture(row, 2, 8).tolist() == [[[1, 2, 3, 2, 1, 1, 1, 1]] * 2]
-    assert torch.equal(pad_picture(row, 1, 3), row)
 
 
 def test_load_a_file(small_weights):
@@ -321,22 +137,6 @@ def test_load_refuses(tmp_path, small_weights):
     checkpoint.write(tmp_path / "short.safetensors")
     with pytest.raises(CheckpointError, match="lacks stem"):
         load(tmp_path / "short.safetensors")
-
-
-def test_the_probe_runs_once_per_process_and_weights(small_weights, monkeypatch):
-    first = load(small_weights, device="cpu", precision="float32").probe
-    monkeypatch.setattr(compute, "probe_network", None)
-    assert load(small_weights, device="cpu", precision="float32").probe is first
-
-
-@pytest.mark.parametrize("name", models.restoring())
-def test_every_structure_can_be_restored_with(name):
-    spec = models.get(name)
-    if spec.parameters > 3_000_000:
-        pytest.skip("the large structures share their code with the small ones")
-    restorer = TorchRestorer(spec.build(spec.config), spec, device="cpu", precision="float32")
-    diagnosis = spec.config.prompts[0] if spec.guided else None
-    assert restorer(torch.rand(3, 20, 9), diagnosis=diagnosis).tensor.shape == (3, 20, 9)
 
 
 @pytest.mark.parametrize("picture", [None, 5, [[0.5]]])

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from pellucid.image import ImageBuffer
     from pellucid.image_io import read_image, write_image
     from pellucid.one_call import restore
-    from pellucid.restorer import Report, Restoration, Restorer, load
+    from pellucid.restoration import Report, Restoration
+    from pellucid.restorer import Restorer, load
 
 _HOME = {
     "Checkpoint": "checkpoint",
     "ImageBuffer": "image",
     "PellucidError": "errors",
-    "Report": "restorer",
-    "Restoration": "restorer",
+    "Report": "restoration",
+    "Restoration": "restoration",
     "Restorer": "restorer",
     "load": "restorer",
     "read_image": "image_io",

@@ -273,7 +273,7 @@ def test_an_error_of_the_restorer_keeps_its_exit_code(run, options, tmp_path, mo
     def refuse(*_, **__):
         raise NonFiniteOutputError("not finite")
 
-    monkeypatch.setattr(restorer.TorchRestorer, "_restore", refuse)
+    monkeypatch.setattr(restorer.TorchRestorer, "restore_pixels", refuse)
     result = run("restore", save(tmp_path / "a.png"), "-o", tmp_path / "b.png", *options)
     assert (result.code, result.err.splitlines()[-1]) == (4, "pellucid: not finite")
 

@@ -20,6 +20,7 @@ LAYERS = (
         "labels",
         "pipeline",
     },  # a recognizer before the restorer, and what it is trained on
+    {"restoration", "runner"},  # what comes back; a network over a picture of any size
     {"restorer", "datasets"},
     {"recipe", "folders", "one_call"},  # a recipe names the sources and tasks of data, and the data sets
     {"evaluate", "explain", "batch", "video", "convert"},

@@ -11,7 +11,7 @@ from pellucid.explain import draw_explanation, draw_routing_table, explain_pictu
 from pellucid.explain._canvas import AFTER, DIVERGING, INK, SEQUENTIAL, Canvas, _letters, paint, shrink
 from pellucid.explain.figure import HEAD, MARGIN, TITLE, WIDTH
 from pellucid.image import ImageBuffer
-from pellucid.restorer import Report
+from pellucid.restoration import Report
 
 
 def picture(height: int = 24, width: int = 40) -> ImageBuffer:

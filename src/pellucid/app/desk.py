@@ -33,7 +33,8 @@ from pellucid.errors import InputError, PellucidError, StorageError, UnknownName
 from pellucid.explain.change import Change
 from pellucid.image_io import IMAGE_SUFFIXES, Limits, read_header, read_image
 from pellucid.registry import unknown_name
-from pellucid.restorer import Report, Restoration, TorchRestorer
+from pellucid.restoration import Report, Restoration
+from pellucid.restorer import TorchRestorer
 from pellucid.strength import Strength
 
 IDLE = 6 * 3600.0  # seconds after which a browser that did not say goodbye is taken to be gone

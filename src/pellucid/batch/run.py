@@ -18,7 +18,9 @@ from pellucid.batch.plan import Reason, Settings, judge
 from pellucid.codec.pool import CodecLimits, CodecPool, ReadFile
 from pellucid.errors import InputError, OutputExistsError, PellucidError
 from pellucid.image_io import Limits, copy_image, link_image, remove_leftovers, write_bytes
-from pellucid.restorer import Progress, Report, Restoration, Restorer, ahead
+from pellucid.restoration import Report, Restoration
+from pellucid.restorer import Restorer, ahead
+from pellucid.runner import Progress
 from pellucid.strength import Strength
 
 Untouched = Literal["copy", "link", "skip"]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
     from pellucid.access import Tokens
-    from pellucid.restorer import Report, TorchRestorer
+    from pellucid.restoration import Report
+    from pellucid.restorer import TorchRestorer
 
 Model = Annotated[str, typer.Option(help="Name of weights (see: pellucid models), or a .safetensors file.")]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the first that works.")]

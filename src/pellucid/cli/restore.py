@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pellucid.cli._jobs import Job
     from pellucid.cli._progress import Bars
     from pellucid.image_io import Limits
-    from pellucid.restorer import Report, TorchRestorer
+    from pellucid.restoration import Report
+    from pellucid.restorer import TorchRestorer
     from pellucid.strength import Strength
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pellucid.cluster import storage
 from pellucid.cluster.storage import FileState
 from pellucid.errors import JournalError
-from pellucid.restorer import Report
+from pellucid.restoration import Report
 
 FOLDER = "_pellucid"
 THREADS = 32  # that read and remove small files of a store at once

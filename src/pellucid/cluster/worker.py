@@ -29,7 +29,8 @@ from pellucid.errors import (
 )
 from pellucid.image import ImageBuffer
 from pellucid.image_io import Limits
-from pellucid.restorer import Restoration, TorchRestorer, ahead, load
+from pellucid.restoration import Restoration
+from pellucid.restorer import TorchRestorer, ahead, load
 from pellucid.strength import Strength
 
 LOOKERS = 16  # threads that ask the stores what is there

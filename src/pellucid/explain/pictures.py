@@ -8,7 +8,8 @@ from pellucid.explain.change import Change, Spectrum, measure_change, measure_sp
 from pellucid.explain.prompts import PromptComparison, compare_prompts, perturbs
 from pellucid.explain.routing import Choice, routes, summarize_choices, watching_routers
 from pellucid.image import ImageBuffer
-from pellucid.restorer import Report, TorchRestorer
+from pellucid.restoration import Report
+from pellucid.restorer import TorchRestorer
 
 
 @dataclass(frozen=True)

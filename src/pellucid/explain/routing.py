@@ -17,7 +17,8 @@ from pellucid.explain._watch import has, rounded, watching
 from pellucid.image import ImageBuffer
 from pellucid.image_io import IMAGE_SUFFIXES, read_image
 from pellucid.models.daair import Router
-from pellucid.restorer import Report, TorchRestorer
+from pellucid.restoration import Report
+from pellucid.restorer import TorchRestorer
 
 CROP = 256  # pixels: side of the center that a picture of a data set is judged by
 LIMIT = 20  # pictures per kind

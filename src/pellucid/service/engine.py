@@ -18,7 +18,9 @@ from pellucid.errors import UnknownNameError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import Header
 from pellucid.registry import unknown_name
-from pellucid.restorer import Progress, Restoration, TorchRestorer
+from pellucid.restoration import Restoration
+from pellucid.restorer import TorchRestorer
+from pellucid.runner import Progress
 from pellucid.service.codec import Codec
 from pellucid.service.metrics import Metrics
 from pellucid.service.settings import Settings
@@ -65,7 +67,7 @@ class Restored:
     Attributes:
         data: the file.
         format: its format, as in `SUFFIX`.
-        report: what was done, as `pellucid.restorer.Report`, with the seconds of each stage.
+        report: what was done, as `pellucid.restoration.Report`, with the seconds of each stage.
     """
 
     data: bytes

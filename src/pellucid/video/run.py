@@ -34,7 +34,7 @@ class VideoReport:
     """What was done to a film; plain values, ready for JSON.
 
     Attributes:
-        model, weights_sha256, device, precision: as in `pellucid.restorer.Report`.
+        model, weights_sha256, device, precision: as in `pellucid.restoration.Report`.
         film: what the file says: see `pellucid.video.container.Film`.
         encoder, pixel_format: what was written.
         frames: how many.

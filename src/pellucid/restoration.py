@@ -1,0 +1,131 @@
+"""What comes back for one picture: the picture itself, and a report of what was done to it."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pellucid.arrays import array_from_image
+from pellucid.image import ImageBuffer
+from pellucid.image_io import copy_image, write_image
+from pellucid.strips import StripPlan
+
+Picture = bytes | str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a restorer did to one picture; plain values, ready for JSON through `to_dict`.
+
+    Attributes:
+        model: name of weights or structure.
+        weights_sha256: of the weights' file, or none if they came from no file.
+        device: "cpu", "cuda", "mps".
+        precision: "float32" or "bf16" (sums over pixels and the last addition stay in float32).
+        tiles: how many pieces the picture was restored in; 0 if the network was not needed.
+        tile_size: (height, width) of a piece in pixels of the padded picture.
+        strength: 0 the input's own pixels, 1 the network's, linear between; the shares of "tone" and "detail"
+            where they differ (see `pellucid.strength`).
+        diagnosis: what a guided network was told, by its caller or by the recognizer, else none.
+        guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
+            tiles, or smaller ones, were taken), "left_alone" (nothing to mend: the input's own pixels came
+            back), "light_kept" (nothing was found that changes light: local means of it are the input's).
+        seconds: "read", "restore", and "recognize" where a recognizer ran.
+        recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
+            did not run.
+        strips: how the picture was restored whole, in strips; none if it was cut into tiles, or left alone.
+        engine: what ran the network: "torch", "onnxruntime" or "openvino".
+        engine_seconds: what each engine took in the probe that chose, or none if nothing was to choose.
+    """
+
+    model: str
+    weights_sha256: str | None
+    device: str
+    precision: str
+    tiles: int
+    tile_size: tuple[int, int]
+    strength: float | dict[str, float]
+    diagnosis: str | None
+    guards: dict[str, bool]
+    seconds: dict[str, float]
+    recognized: dict[str, Any] | None = None
+    strips: StripPlan | None = None
+    engine: str = "torch"
+    engine_seconds: dict[str, float] | None = None
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the input's own pixels came back, bit by bit."""
+        return self.strength == 0 or self.guards.get("left_alone", False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A restored picture, and the report about it.
+
+    Attributes:
+        image: the restored picture; alpha and source are the input's.
+        report: what was done.
+        original: the input as it was given.
+
+    >>> import numpy as np
+    >>> from pellucid.restorer import IdentityRestorer
+    >>> restoration = IdentityRestorer()(np.full((2, 3), 7, np.uint8))
+    >>> restoration.array.tolist(), restoration.report.model
+    ([[7, 7, 7], [7, 7, 7]], 'identity')
+    """
+
+    image: ImageBuffer
+    report: Report
+    original: Picture
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The picture in layout and dtype of an array input; else in the depth of the file, (H, W, C)."""
+        if not isinstance(self.original, np.ndarray):
+            return array_from_image(self.image)
+        if self.report.untouched:
+            return self.original.copy()
+        array = array_from_image(self.image, self.original.dtype)
+        if self.image.alpha is not None:  # float64 would not survive the way through float32
+            array[..., 3] = self.original[..., 3]
+        return array
+
+    @property
+    def tensor(self) -> Tensor:
+        """(3, H, W) in [0, 1], on the device and in the dtype of a tensor input; else float32 on the CPU."""
+        if not isinstance(self.original, Tensor):
+            return self.image.pixels
+        if self.report.untouched:
+            return self.original.detach().clone()
+        return self.image.pixels.to(self.original.device, self.original.dtype)
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the picture with everything its file had (depth, alpha, profile, metadata).
+
+        An untouched picture is copied towards the same file format, since encoding anew could change pixels.
+
+        Raises:
+            InputError: the target exists and `overwrite` is false, or can't be written.
+        """
+        original = self.original
+        if self.report.untouched and isinstance(original, (str, os.PathLike)):
+            source, target = Path(original), Path(path)
+            if _format(source) == _format(target):
+                copy_image(source, target, overwrite=overwrite)
+                return
+        write_image(self.image, path, overwrite=overwrite)
+
+
+def _format(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)

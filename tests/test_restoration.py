@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+from tests.toys import toy
+
+from pellucid import read_image, write_image
+from pellucid.arrays import image_from_array
+from pellucid.errors import (
+    OutputExistsError,
+)
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (9, 11, 3), (9, 11, 4)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "float64"])
+def test_arrays_come_back_as_they_went(shape, dtype):
+    array = np.random.default_rng(0).random(shape)
+    array = (array * np.iinfo(dtype).max).astype(dtype) if dtype[0] == "u" else array.astype(dtype)
+    restored = toy()(array).array
+    assert (restored.shape, restored.dtype) == (array.shape, array.dtype)
+    assert not np.array_equal(restored, array)
+    if shape[-1] == 4:
+        assert np.array_equal(restored[..., 3], array[..., 3])
+    assert np.array_equal(toy()(array, strength=0).array, array)
+
+
+def test_tensors_come_back_in_their_dtype():
+    picture = torch.rand(3, 9, 9, dtype=torch.float64, requires_grad=True)
+    assert toy()(picture).tensor.dtype == torch.float64
+    assert torch.equal(toy()(picture, strength=0).tensor, picture.detach())
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_files(tmp_path, suffix):
+    array = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
+    path, out = tmp_path / f"in.{suffix}", tmp_path / f"out.{suffix}"
+    write_image(image_from_array(array), path)
+    restoration = toy()(path)
+    restoration.save(out)
+    assert read_image(out).pixels.shape == (3, 21, 30)
+    if suffix == "png":
+        assert np.array_equal(toy()(str(path)).array, toy()(array).array)
+    with pytest.raises(OutputExistsError):
+        restoration.save(out)
+    toy()(path, strength=0).save(out, overwrite=True)
+    assert out.read_bytes() == path.read_bytes()  # JPEG included: it is not encoded again
+    toy()(path, strength=0).save(tmp_path / "other.tif")
+    assert torch.equal(read_image(tmp_path / "other.tif").pixels, read_image(path).pixels)
