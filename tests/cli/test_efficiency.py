@@ -4,10 +4,10 @@ import json
 def test_counts_for_people_and_machines(run):
     result = run("efficiency", "--model", "daair_s", "--size", 64, "--size", 128, "--runs", 0)
     assert result.code == 0
-    assert "2,230,728" in result.out
+    assert "2,486,824" in result.out
     assert [line.split()[2] for line in result.out.splitlines()[1:3]] == ["64", "128"]
     (row,) = json.loads(run("efficiency", "--model", "daair_s", "--size", 64, "--runs", 0, "--json").out)
-    assert row["parameters"] == 2_230_728
+    assert row["parameters"] == 2_486_824
     assert row["costs"][0]["size"] == 64
     assert f"{row['costs'][0]['gmac']:.2f}" in result.out
 

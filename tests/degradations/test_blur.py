@@ -79,13 +79,23 @@ def test_averaged_frames_lie_on_an_arc_around_the_middle_one() -> None:
     assert straight[straight.shape[0] // 2].tolist() == pytest.approx([0.0] + [1 / 13] * 13 + [0.0])
 
 
-@pytest.mark.parametrize("exponent", [1.0, 2.0])
-def test_frames_are_averaged_after_a_power(exponent: float) -> None:
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 6.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_frames_are_averaged_after_a_power(exponent: float, dtype: torch.dtype) -> None:
     rng = torch.Generator().manual_seed(0)
     clean = torch.rand((1, 3, 24, 24), generator=rng, dtype=torch.float64)
+    clean[..., :12] *= 0.02  # almost black, where a high power leaves nothing of float32
     blurred = FrameAverage().apply(
-        clean, FrameAverageParams((2.0,), (0.0,), (0.0,), (0.0,), (3,), (exponent,))
+        clean.to(dtype), FrameAverageParams((2.0,), (0.0,), (0.0,), (0.0,), (3,), (exponent,))
     )
     frames = torch.stack([clean[..., 4:-4, shift : 24 - 8 + shift] for shift in (3, 4, 5)])
     expected = (frames**exponent).mean(0) ** (1 / exponent)
-    assert torch.allclose(blurred[..., 4:-4, 4:-4], expected, atol=1e-9)
+    assert blurred.dtype == dtype
+    assert (blurred[..., 4:-4, 4:-4] - expected).abs().max() < (1 / 255 if exponent > 2 else 1e-6)
+
+
+def test_few_frames_are_averaged_as_encoded_and_many_as_light() -> None:
+    params = FrameAverage().draw(torch.Generator().manual_seed(0), 300)
+    ways = {(n == 65, round(exponent)) for n, exponent in zip(params.frames, params.exponent, strict=True)}
+    assert ways == {(False, 1), (True, 2), (True, 3), (True, 4), (True, 5), (True, 6)}
+    assert {n for n in params.frames if n < 65} == set(range(7, 18, 2))

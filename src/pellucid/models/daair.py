@@ -663,7 +663,7 @@ class DaAIR(nn.Module):
 
 SMALL = DaAIRConfig(
     dim=32,
-    encoder_blocks=(1, 2, 4, 2),
+    encoder_blocks=(1, 2, 6, 2),
     decoder_blocks=(1, 2, 2),
     ffn_expansion=1.0,
     rank=8,
@@ -673,5 +673,5 @@ SMALL = DaAIRConfig(
 
 SPECS = (
     ModelSpec("daair", DaAIRConfig(), DaAIR, PAPER, guided=False, multiple_of=8, parameters=6_228_672),
-    ModelSpec("daair_s", SMALL, DaAIR, PAPER, guided=False, multiple_of=16, parameters=2_230_728),
+    ModelSpec("daair_s", SMALL, DaAIR, PAPER, guided=False, multiple_of=16, parameters=2_486_824),
 )
