@@ -27,7 +27,7 @@ def test_a_picture_gives_a_figure_and_json(run, options, photo, tmp_path):
     values = json.loads(result.out)
     assert (result.code, values["input"], values["output"]) == (0, str(photo), str(target))
     assert values["picture"] == {"width": 48, "height": 32}
-    assert len(values["routing"]) == 14
+    assert len(values["routing"]) == 16
     assert values["prompts"] is None
     assert 0 < values["change"]["ciede2000"] < 100
     assert read_image(target).width == 1240
