@@ -18,7 +18,7 @@ def test_trains_by_a_shipped_recipe(run, shards: Path, tmp_path: Path) -> None:
     options = ("--data", shards, "--run", folder, "--steps", 1, "--device", "cpu")
     result = run("train", "smoke", *options)
     assert (result.code, result.out.strip()) == (0, f"weights: {folder / 'weights.safetensors'}"), result.err
-    assert "smoke: 2,2" in result.err and "noise_25" in result.err
+    assert "smoke: 2,4" in result.err and "noise_25" in result.err
     assert Checkpoint.read(folder / "weights.safetensors").provenance["steps"] == 1
 
     result = run("train", "smoke", *options)
