@@ -101,7 +101,7 @@ class FrameAverage(Degradation):
         check_batch(clean, params)
         blurred = [
             # In float64, since a high root brings out the last digits of dark places; the floor, a gray
-            # level at the highest power, keeps the root's slope finite.
+            # level at the highest power that is drawn, keeps the root's slope finite.
             convolve(clean[i].double() ** power, frame_kernel(params, i).to(clean.device)).clamp(FLOOR, 1)
             ** (1 / power)
             for i, power in enumerate(params.exponent)
