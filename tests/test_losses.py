@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pellucid.losses import fourier_l1, l1, log_error
+from pellucid.losses import fourier_l1, l1, picture_errors
 
 
 def pair(height: int = 9, width: int = 14) -> tuple[Tensor, Tensor]:
@@ -59,19 +59,22 @@ def test_gradient_reaches_every_pixel(loss) -> None:
     assert (restored.grad != 0).float().mean() > 0.95  # here and there the spectrum's signs cancel
 
 
-def test_log_error_is_the_mean_logarithm_of_each_pictures_error() -> None:
+def test_a_pictures_error_is_its_l1_and_its_weighted_fourier_error_or_the_logarithm_of_both() -> None:
     restored, clean = pair()
     errors = [
         (l1(r[None], c[None]) + 0.1 * fourier_l1(r[None], c[None])).item()
         for r, c in zip(*pair(), strict=True)
     ]
-    expected = np.log(np.array(errors) + 0.02).mean()
-    assert log_error(restored, clean, 0.1, 0.02).item() == pytest.approx(expected, rel=1e-6)
+    assert picture_errors(restored, clean, 0.1).tolist() == pytest.approx(errors, rel=1e-6)
+    logarithms = np.log(np.array(errors) + 0.02)
+    assert picture_errors(restored, clean, 0.1, log_floor=0.02).tolist() == pytest.approx(
+        logarithms, rel=1e-6
+    )
 
 
-def test_log_error_weighs_a_picture_by_one_over_its_error() -> None:
+def test_a_logarithm_weighs_a_picture_by_one_over_its_error() -> None:
     clean = torch.zeros(2, 3, 8, 8)
     restored = torch.stack([clean[0] + 0.01, clean[1] + 0.4]).requires_grad_()
-    log_error(restored, clean, 0.0, 0.02).backward()
+    picture_errors(restored, clean, 0.0, log_floor=0.02).sum().backward()
     small, large = restored.grad.flatten(1).sum(1).tolist()
     assert small / large == pytest.approx((0.4 + 0.02) / (0.01 + 0.02), rel=1e-5)

@@ -106,6 +106,7 @@ def test_a_fault_is_told(key: str, value: Any, said: str) -> None:
         ({"weight": -1.0}, "the weight is -1.0; expected zero or more"),
         ({"weight": "1"}, "weight is '1'; expected float"),
         ({"weight": float("nan")}, "weight is nan; expected float"),
+        ({"loss_weight": 0.0}, "loss_weight is 0.0; expected above 0"),
         ({"source": "clan"}, "There is no source called 'clan'. Did you mean clean?"),
         (
             {"operator": "gausian_noise"},

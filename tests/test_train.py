@@ -168,6 +168,22 @@ def test_a_few_steps_restore_a_little(photos: Path, tmp_path: Path) -> None:
     assert scores["noise_50"]["output"] > scores["noise_50"]["input"] + 0.05
 
 
+@pytest.mark.parametrize(("noise", "clean", "counts"), [(1.0, 1e-9, True), (1e-9, 1.0, False)])
+def test_a_tasks_errors_count_by_its_loss_weight(
+    noise: float, clean: float, counts: bool, photos: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A fresh network changes nothing, so that all error of its first step is the noise."""
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    tasks = (
+        Task("noise", 1, "clean", "gaussian_noise", loss_weight=noise),
+        Task("clean", 1, "clean", loss_weight=clean),
+    )
+    recipe = replace(RECIPE, tasks=tasks, steps=1, balance_weight=0.0)
+    train(recipe, photos, tmp_path / "run", device="cpu")
+    loss = log(tmp_path / "run")[0]["loss"]
+    assert loss > 0.01 if counts else 0 < loss < 1e-7
+
+
 def test_average_follows_the_weights(photos: Path, tmp_path: Path, monkeypatch) -> None:
     seen: list[Tensor] = []
     genuine = training.AveragedModel.update_parameters

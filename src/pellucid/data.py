@@ -338,6 +338,9 @@ class Task:
         prompt: for guided networks, the prompt's name; without it the kind is the name.
         starts_at: share of the run, 0 to 1, after which the task joins the mix. Kinds whose error is one
             coherent shift of a picture (haze, darkness) drown the gradients of noise while both are new.
+        loss_weight: its pictures' errors are multiplied by it. With a large share of the crops and a small
+            one of the loss, a task whose gradients vary much (darkness) no longer drowns those with little
+            to win (JPEG, blur).
     """
 
     kind: str
@@ -349,6 +352,7 @@ class Task:
     prompt: str | None = None
     repeat: int = 1
     starts_at: float = 0.0
+    loss_weight: float = 1.0
 
 
 class Mixer:

@@ -1,4 +1,4 @@
-"""Losses on (restored, clean), both (B, 3, H, W) in [0, 1]; each gives a scalar in float32, unless said."""
+"""Losses on (restored, clean), both (B, 3, H, W) in [0, 1]; in float32; each gives a scalar, unless said."""
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,12 @@ def fourier_l1(restored: Tensor, clean: Tensor) -> Tensor:
     return torch.view_as_real(spectrum).abs().mean()
 
 
-def log_error(restored: Tensor, clean: Tensor, fourier_weight: float, floor: float) -> Tensor:
-    """Mean over pictures of log(error + floor); a picture's error is L1 plus its weighted Fourier error.
+def picture_errors(restored: Tensor, clean: Tensor, fourier_weight: float, log_floor: float = 0.0) -> Tensor:
+    """Each picture's error, (B,): L1 plus its weighted Fourier error; with a `log_floor`, log(that + floor).
 
-    The gradient of a picture's error is divided by (error + floor), so that one that is nearly right counts
-    as much as one that is dark: scores are means of decibels. Far below the floor, errors weigh alike.
+    The gradient of a logarithm is divided by (error + log_floor), so that a picture that is nearly right
+    counts as much as one that is dark: scores are means of decibels. Far below the floor, errors weigh alike.
     """
     pairs = zip(restored.split(1), clean.split(1), strict=True)
-    errors = [l1(r, c) + fourier_weight * fourier_l1(r, c) for r, c in pairs]
-    return (torch.stack(errors) + floor).log().mean()
+    errors = torch.stack([l1(r, c) + fourier_weight * fourier_l1(r, c) for r, c in pairs])
+    return (errors + log_floor).log() if log_floor else errors

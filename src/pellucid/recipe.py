@@ -61,8 +61,8 @@ class Recipe:
         ema_decay: of the averaged weights, which are the ones kept.
         fourier_weight, balance_weight: beside L1 with weight 1.
         log_floor: 0 takes the mean error of the batch; above zero, the mean of log(error + log_floor) over
-            its pictures (`pellucid.losses.log_error`), for the last part of a training: a fresh network would
-            learn to leave good pictures alone, and little else.
+            its pictures (`pellucid.losses.picture_errors`), for the last part of a training: a fresh network
+            would learn to leave good pictures alone, and little else.
         precision: one of `PRECISIONS`, Lightning Fabric's words. float32 replaces imitated bf16.
     """
 
@@ -272,6 +272,8 @@ def _task_faults(task: dict[str, Any]) -> list[str]:
         faults.append(f"repeat is {task['repeat']}; expected one or more")
     if task.get("weight", 0) < 0:
         faults.append(f"the weight is {task['weight']}; expected zero or more")
+    if task.get("loss_weight", 1) <= 0:
+        faults.append(f"loss_weight is {task['loss_weight']}; expected above 0")
     if (sigma := task.get("sigma")) is not None and (operator != "gaussian_noise" or not 0 < sigma <= 255):
         faults.append(f"sigma is {sigma}; expected above 0, up to 255, and the operator 'gaussian_noise'")
     if not 0 <= task.get("starts_at", 0) <= 1:

@@ -35,7 +35,7 @@ from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validati
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.labels import with_drawn
-from pellucid.losses import fourier_l1, l1, log_error
+from pellucid.losses import picture_errors
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.models import ModelSpec
 from pellucid.recipe import Recipe
@@ -241,17 +241,17 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
-            clean, degraded, *more = _draw_batch(mixer, recipe, network, prompts, progress.step, done, fabric)
+            clean, degraded, loss_weights, *more = _draw_batch(
+                mixer, recipe, network, prompts, progress.step, done, fabric
+            )
             degraded = degraded.contiguous(memory_format=torch.channels_last)
             extra: dict[str, Tensor] = {}
             if hasattr(network, "forward_train"):
                 restored, extra = fabric_network.forward_train(degraded, *more)
             else:
                 restored = fabric_network(degraded, *more)
-            if recipe.log_floor:
-                loss = log_error(restored, clean, recipe.fourier_weight, recipe.log_floor)
-            else:
-                loss = l1(restored, clean) + recipe.fourier_weight * fourier_l1(restored, clean)
+            errors = picture_errors(restored, clean, recipe.fourier_weight, recipe.log_floor)
+            loss = (loss_weights * errors).mean()
             if "balance" in extra:
                 loss = loss + recipe.balance_weight * extra["balance"].float()
             optimizer.zero_grad()
@@ -382,7 +382,7 @@ def _draw_batch(
     done: float,
     fabric: Any,
 ) -> list[Tensor]:
-    """This process' part of a step's batch: clean, degraded and what else the network takes.
+    """This process' part of a step's batch: clean, degraded, loss weights, and what else the network takes.
 
     That is the noise of its routers, if it has routers, or its prompts' indices, if it is guided.
 
@@ -396,7 +396,8 @@ def _draw_batch(
         rng.manual_seed(((recipe.seed * 1_000_003 + step) * 1_000_003 + lot) % 2**63)
         first = step * recipe.batch + lot * size
         degraded, clean, tasks = mixer.batch(size, recipe.patch, rng, done, first)
-        lots.append([clean, degraded])
+        loss_weights = torch.tensor([task.loss_weight for task in tasks], device=degraded.device)
+        lots.append([clean, degraded, loss_weights])
         if prompts:
             names = [task.prompt or task.kind for task in tasks]
             lots[-1].append(torch.tensor([prompts.index(name) for name in names], device=degraded.device))
