@@ -184,15 +184,22 @@ def test_a_good_picture_is_left_alone_bit_by_bit(tmp_path):
 
 @pytest.mark.parametrize(
     ("oracle", "guard"),
-    [(Oracle(nothing=5.0), False), (Oracle(noise=5.0), True), (Oracle(nothing=0.0), True)],
+    [(Oracle(nothing=5.0), False), (Oracle(noise=5.0), True), (Oracle(nothing=0.0, haze=-1.5), True)],
 )
 def test_any_other_picture_is_restored(oracle, guard):
-    """Without the guard, where something is wrong, and where it is not known."""
+    """Without the guard, where something is wrong, and where something may be."""
     picture = torch.rand(3, 40, 50)
     restoration = guarded(oracle, guard=guard)(picture)
     assert not torch.equal(restoration.tensor, picture)
     assert "left_alone" not in restoration.report.guards
     assert restoration.report.recognized is not None
+
+
+def test_a_picture_that_surely_shows_no_kind_is_left_alone_though_the_verdict_is_unknown():
+    restorer, picture = guarded(Oracle(nothing=0.0)), torch.rand(3, 40, 50)
+    report = restorer(picture).report
+    assert (report.recognized["verdict"], report.guards) == ("unknown", {"left_alone": True})
+    assert "left_alone" not in restorer(picture[:, :31]).report.guards  # too small to be sure
 
 
 @pytest.mark.parametrize(
@@ -212,7 +219,7 @@ def test_what_the_weights_do_not_mend_is_left_alone_where_it_is_surely_all(oracl
     ("oracle", "guard", "kept"),
     [
         (Oracle(blur=5.0), True, True),
-        (Oracle(nothing=0.0), True, True),  # unknown
+        (Oracle(nothing=0.0, blur=-1.5), True, True),  # unknown
         (Oracle(blur=5.0), False, False),
         (Oracle(blur=5.0, haze=-1.5), True, False),
         (Oracle(low_light=5.0), True, False),

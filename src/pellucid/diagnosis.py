@@ -30,7 +30,7 @@ PRESENT = 0.5  # probability from which a kind counts as present
 # bad.
 OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
-FAINT = 0.1  # probability up to which a kind is surely not there beside another one
+FAINT = 0.1  # probability up to which a kind is surely not there
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
 
 
@@ -68,16 +68,15 @@ class Diagnosis:
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
     def shows_only(self, kinds: Collection[str]) -> bool:
-        """Whether surely nothing is wrong, or nothing but these kinds."""
-        if self.verdict == "degraded":
-            return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
-        return self.verdict == "nothing wrong"
+        """Whether nothing is wrong, or surely no kind but these is there."""
+        return self.verdict == "nothing wrong" or (
+            self.familiar and all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
+        )
 
     @property
     def keeps_light(self) -> bool:
         """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do."""
-        others = (p for kind, p in self.probabilities.items() if kind not in KEEPS_LIGHT)
-        return self.familiar and all(p <= FAINT for p in others)
+        return self.shows_only(KEEPS_LIGHT)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
