@@ -27,6 +27,7 @@ from pellucid.evaluate.efficiency import measure_efficiency
 from pellucid.evaluate.scores import code_commit
 from pellucid.losses import fourier_l1, l1
 from pellucid.recipe import PRECISIONS, Recipe, load_recipe, shipped_recipes
+from pellucid.train import training_precision
 
 FLOP_PER_MAC = 2 * 3  # a product and a sum, forward once and backward about twice
 CEILING_SIDE = 2048  # of the matrix product that shows what the machine can do
@@ -42,8 +43,8 @@ class Setting:
     precision: str
 
     @classmethod
-    def of(cls, recipe: Recipe, precision: str | None = None) -> "Setting":
-        return cls(recipe.model, recipe.patch, precision or recipe.precision)
+    def of(cls, recipe: Recipe, device: str, precision: str | None = None) -> "Setting":
+        return cls(recipe.model, recipe.patch, precision or training_precision(recipe, device))
 
 
 def create_step(setting: Setting, device: torch.device, batch: int, *, plain: bool) -> Callable[[], None]:
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4, help="crops of a timed step")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, help="instead of the recipes' own: a CPU may lack bf16"
+        "--precision", choices=PRECISIONS, help="instead of what `pellucid train` would take here"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
@@ -140,7 +141,10 @@ def main() -> None:
         f"{'network':<9}{'crop':>5}  {'precision':<11}{'crops/s':>8}{'over plain':>12}{'GFLOP/crop':>12}"
         f"{'of ceiling':>12}"
     )
-    for setting in dict.fromkeys(Setting.of(recipe, options.precision) for recipe in recipes.values()):
+    settings = {
+        name: Setting.of(recipe, options.device, options.precision) for name, recipe in recipes.items()
+    }
+    for setting in dict.fromkeys(settings.values()):
         rows[setting] = measure(setting, device, options.repeats, options.batch)
         row = rows[setting]
         print(
@@ -153,7 +157,7 @@ def main() -> None:
     for name, recipe in recipes.items():
         if recipe.steps == Recipe.steps:  # not its own: it is meant for a budget of minutes
             continue
-        row, crops = rows[Setting.of(recipe, options.precision)], recipe.steps * recipe.batch
+        row, crops = rows[settings[name]], recipe.steps * recipe.batch
         costs[name] = {
             "crops": crops,
             "hours": crops / row["crops_per_second"] / 3600,
