@@ -1,6 +1,5 @@
 """Settings and fixtures for all tests."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -33,10 +32,9 @@ def small_weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
-    """Very small networks as files, by structure, some way into training.
+    """Very small networks as files, by structure, some way into training."""
+    from tests.toys import shaken
 
-    Fresh ones hold zeros that hide what is behind them.
-    """
     from pellucid import models
     from pellucid.checkpoint import Checkpoint
 
@@ -47,12 +45,7 @@ def tiny_checkpoints(tmp_path_factory) -> dict[str, Path]:
     found = {}
     for model, numbers in tiny.items():
         spec = models.get(model)
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            network = spec.build(dataclasses.replace(spec.config, dim=4, **numbers))
-            with torch.no_grad():
-                for parameter in network.parameters():
-                    parameter.add_(0.05 * torch.randn_like(parameter))
+        network = shaken(spec, 0.05, dim=4, **numbers)
         found[model] = tmp_path_factory.mktemp("tiny") / f"{model}.safetensors"
         Checkpoint.from_network(model, network, {"seed": 7}).write(found[model])
     return found

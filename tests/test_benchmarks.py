@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.toys import shaken
 
 from pellucid import models
 from pellucid.compute import probe_picture
@@ -23,11 +24,7 @@ def load(name: str):
 @pytest.mark.parametrize("name", ["daair", "daair_s", "dfpir_s"])
 def test_the_plain_networks_give_what_the_networks_give(name):
     plain, spec = load("plain"), models.get(name)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = spec.build(spec.config).eval().requires_grad_(False)
-        for parameter in network.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    network = shaken(spec, 0.02)
     picture, state = probe_picture(64), dict(network.state_dict())
     with torch.inference_mode():
         if spec.guided:

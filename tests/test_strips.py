@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.toys import shaken
 from torch import Tensor, nn
 
 from pellucid import compute, models, scratch, strips
@@ -45,17 +46,10 @@ SHRUNK = {
 
 @functools.cache
 def network(name: str) -> nn.Module:
-    """A network some way into training: fresh ones hold zeros that hide what is behind them."""
     spec, config = SHRUNK[name]
-    spec = models.get(spec)
-    with torch.inference_mode(False), torch.random.fork_rng():
-        torch.manual_seed(0)
-        result = spec.build(dataclasses.replace(spec.config, **config))
-        with torch.no_grad():
-            for parameter in result.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
+    result = shaken(models.get(spec), 0.05, **config)
     result.strips_from = 0
-    return result.eval()
+    return result
 
 
 def multiple(name: str) -> int:

@@ -1,7 +1,9 @@
-"""A tiny network whose results can be told by hand, and a restorer around it."""
+"""A tiny network whose results can be told by hand, a restorer around it; networks with random weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pellucid.models import ModelSpec
@@ -37,3 +39,17 @@ GUIDED = ModelSpec("toy_guided", ToyConfig(), Toy, "none", guided=True, multiple
 def toy(network: nn.Module | None = None, spec: ModelSpec = BLIND, **options) -> TorchRestorer:
     options = {"device": "cpu", "precision": "float32"} | options
     return TorchRestorer(network or Toy(ToyConfig()), spec, **options)
+
+
+def shaken(spec: ModelSpec, scale: float, **numbers: Any) -> nn.Module:
+    """A network some way into training: fresh ones hold zeros that hide what is behind them.
+
+    `numbers` replace those of its configuration.
+    """
+    with torch.inference_mode(False), torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = spec.build(replace(spec.config, **numbers))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(scale * torch.randn_like(parameter))
+    return network.eval()

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from tests.toys import shaken
 from torch import Tensor, nn
 
 from pellucid import models
@@ -22,13 +23,7 @@ def spec(request) -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def network(spec) -> nn.Module:
-    """A network some way into training: fresh ones may hold zeros that hide what is behind them."""
-    torch.manual_seed(0)
-    network = spec.build(spec.config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return network.eval()
+    return shaken(spec, 0.02)
 
 
 def pictures(spec: ModelSpec, count: int, height: int, width: int) -> Tensor:

@@ -1,9 +1,9 @@
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
+from tests.toys import shaken
 from torch import nn
 
 from pellucid import models
@@ -103,10 +103,7 @@ def test_another_protocol_is_not_to_be_compared(root):
 
 def guided(prompts: tuple[str, ...], recognizer: Recognizer | None = None) -> TorchRestorer:
     spec = models.get("dfpir_s")
-    network = spec.build(replace(spec.config, prompts=prompts))
-    torch.manual_seed(0)
-    for parameter in network.parameters():  # fresh, it heeds no prompt
-        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    network = shaken(spec, 0.02, prompts=prompts)  # fresh, it heeds no prompt
     return TorchRestorer(network, spec, device="cpu", precision="float32", recognizer=recognizer)
 
 
