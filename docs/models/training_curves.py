@@ -9,6 +9,7 @@ and is left out); a run that was stopped before it validated has none.
 """
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib
@@ -20,8 +21,13 @@ HERE = Path(__file__).parent
 ROWS = ("noise_25", "rain", "haze_depth", "low_light", "blur_camera", "blur_motion")
 
 
+def natural(name: str) -> list[str]:
+    """Sorts part 10 behind part 9."""
+    return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def main() -> None:
-    logs = sorted((HERE / "training").glob("*.jsonl"))
+    logs = sorted((HERE / "training").glob("*.jsonl"), key=lambda path: natural(path.stem))
     figure, axes = plt.subplots(len(logs), 2, figsize=(11, 3.2 * len(logs)), squeeze=False)
     for (left, right), path in zip(axes, logs, strict=True):
         entries = [json.loads(line) for line in path.read_text("utf-8").splitlines()]

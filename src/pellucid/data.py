@@ -338,9 +338,8 @@ class Task:
         prompt: for guided networks, the prompt's name; without it the kind is the name.
         starts_at: share of the run, 0 to 1, after which the task joins the mix. Kinds whose error is one
             coherent shift of a picture (haze, darkness) drown the gradients of noise while both are new.
-        loss_weight: its pictures' errors are multiplied by it. With a large share of the crops and a small
-            one of the loss, a task whose gradients vary much (darkness) no longer drowns those with little
-            to win (JPEG, blur).
+        loss_weight: its pictures' errors are multiplied by it. A task whose gradients vary much (darkness)
+            disturbs the others less with many crops that count little than with few that count fully.
     """
 
     kind: str
