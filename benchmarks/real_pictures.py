@@ -34,20 +34,20 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG of all pairs")
     parser.add_argument("--csv", type=Path, help="a row for each picture")
     options = parser.parse_args()
-    restorer = load(options.model, device="cpu", precision="float32", guard=False)
+    restorer = load(options.model, device="cpu", precision="float32")  # its guard is asked, not heeded
     recognizer = Recognizer.load()
     rows, pairs = [], []
     for path in sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
         before = read_image(path)
-        diagnosis, restoration = recognizer(before), restorer(before)
-        after = restoration.image
-        scores = naturalness(before.pixels), naturalness(after.pixels)
+        diagnosis, after = recognizer(before), restorer.run(before.pixels).clamp(0, 1)
+        scores = naturalness(before.pixels), naturalness(after)
         rows.append(
             {"kind": path.parent.name, "picture": path.name, "verdict": diagnosis.verdict}
+            | {"left_alone": restorer.leaves_alone(diagnosis)}
             | {"present": " ".join(diagnosis.present), "niqe_before": scores[0], "niqe_after": scores[1]}
-            | {"weights": restoration.report.weights_sha256, "commit": code_commit()}
+            | {"weights": restorer.weights_sha256, "commit": code_commit()}
         )
-        pairs.append(pyvips.Image.arrayjoin([cell(before.pixels), cell(after.pixels)], across=2))
+        pairs.append(pyvips.Image.arrayjoin([cell(before.pixels), cell(after)], across=2))
     print_table(rows)
     if options.csv:
         with options.csv.open("w", newline="") as file:
@@ -73,12 +73,13 @@ def cell(pixels: Tensor) -> pyvips.Image:
 
 
 def print_table(rows: list[dict]) -> None:
-    print("| kind | pictures | degraded | left alone | unknown | NIQE before | after | lower in |")
-    print("|---|---|---|---|---|---|---|---|")
+    verdicts = ("degraded", "nothing wrong", "unknown")
+    print(f"| kind | pictures | {' | '.join(verdicts)} | left alone | NIQE before | after | lower in |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for kind, group in groupby(rows, lambda row: row["kind"]):
         pictures = list(group)
-        verdicts = [row["verdict"] for row in pictures]
-        counts = [verdicts.count(name) for name in ("degraded", "nothing wrong", "unknown")]
+        counts = [sum(row["verdict"] == verdict for row in pictures) for verdict in verdicts]
+        counts.append(sum(row["left_alone"] for row in pictures))
         scored = [
             (row["niqe_before"], row["niqe_after"])
             for row in pictures
