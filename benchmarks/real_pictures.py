@@ -39,7 +39,9 @@ def main() -> None:
     rows, pairs = [], []
     for path in sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
         before = read_image(path)
-        diagnosis, after = recognizer(before), restorer.run(before.pixels).clamp(0, 1)
+        diagnosis = recognizer(before)
+        told = diagnosis.prompt(restorer.network.config.prompts) if restorer.spec.guided else None
+        after = restorer.run(before.pixels, diagnosis=told)
         scores = naturalness(before.pixels), naturalness(after)
         rows.append(
             {"kind": path.parent.name, "picture": path.name, "verdict": diagnosis.verdict}

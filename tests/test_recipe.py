@@ -106,7 +106,8 @@ def test_a_fault_is_told(key: str, value: Any, said: str) -> None:
         ({"weight": -1.0}, "the weight is -1.0; expected zero or more"),
         ({"weight": "1"}, "weight is '1'; expected float"),
         ({"weight": float("nan")}, "weight is nan; expected float"),
-        ({"loss_weight": 0.0}, "loss_weight is 0.0; expected above 0"),
+        ({"loss_weight": 1e40}, "loss_weight is 1e+40; expected above 0, up to 1000"),
+        ({"loss_weight": 0.0}, "loss_weight is 0.0; expected above 0, up to 1000"),
         ({"source": "clan"}, "There is no source called 'clan'. Did you mean clean?"),
         (
             {"operator": "gausian_noise"},
@@ -122,6 +123,12 @@ def test_a_fault_of_a_task_is_told_with_its_place(change: dict[str, Any], said: 
     told = faults({**GOOD, "tasks": [TASK, {**TASK, **change}]})
     assert len(told) == 1
     assert told[0].startswith(f"tasks.1: {said}")
+
+
+def test_a_recognizers_tasks_have_no_loss_weight() -> None:
+    task = {**TASK, "loss_weight": 0.5}
+    (told,) = faults({**GOOD, "model": "recognizer", "tasks": [TASK, task]})
+    assert told == "tasks.1: loss_weight has no meaning for recognizer, which restores nothing"
 
 
 @pytest.mark.parametrize("source", ["depth", "drawn"])

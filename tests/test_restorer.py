@@ -215,6 +215,14 @@ def test_what_the_weights_do_not_mend_is_left_alone_where_it_is_surely_all(oracl
     assert restoration.report.guards.get("left_alone", False) == alone
 
 
+def test_light_is_kept_by_what_each_kind_has_and_not_by_the_verdict():
+    """In a film frames vote on both: one in which nothing is wrong may still have a faint haze."""
+    restorer = guarded(Oracle(nothing=5.0, haze=-1.0))
+    found = restorer.recognizer(torch.rand(3, 40, 50))
+    assert (found.verdict, restorer.leaves_alone(found)) == ("nothing wrong", True)
+    assert not restorer.keeps_light(found)
+
+
 @pytest.mark.parametrize(
     ("oracle", "guard", "kept"),
     [

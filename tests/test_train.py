@@ -168,6 +168,12 @@ def test_a_few_steps_restore_a_little(photos: Path, tmp_path: Path) -> None:
     assert scores["noise_50"]["output"] > scores["noise_50"]["input"] + 0.05
 
 
+def test_apples_gpus_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert training._launch_fabric("32-true", "auto", 1, 1).device.type == "cpu"
+
+
 @pytest.mark.parametrize(("noise", "clean", "counts"), [(1.0, 1e-9, True), (1e-9, 1.0, False)])
 def test_a_tasks_errors_count_by_its_loss_weight(
     noise: float, clean: float, counts: bool, photos: Path, tmp_path: Path, monkeypatch

@@ -338,8 +338,9 @@ class Task:
         prompt: for guided networks, the prompt's name; without it the kind is the name.
         starts_at: share of the run, 0 to 1, after which the task joins the mix. Kinds whose error is one
             coherent shift of a picture (haze, darkness) drown the gradients of noise while both are new.
-        loss_weight: its pictures' errors are multiplied by it. A task whose gradients vary much (darkness)
-            disturbs the others less with many crops that count little than with few that count fully.
+        loss_weight: its pictures' terms of the loss (errors, or with a `log_floor` their logarithms) are
+            multiplied by it. Many crops that count little have the mean gradient of few that count fully,
+            with less noise: so a task whose gradients vary much (darkness) should disturb the others less.
     """
 
     kind: str

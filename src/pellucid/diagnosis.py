@@ -32,6 +32,7 @@ OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.1  # probability up to which a kind is surely not there
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
+GUARD_RULE = 2  # raised when the guard does otherwise by the same diagnosis: a setting of a batch's journal
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class Diagnosis:
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
     def shows_only(self, kinds: Collection[str]) -> bool:
-        """Whether nothing is wrong, or surely no kind but these is there."""
-        return self.verdict == "nothing wrong" or (
-            self.familiar and all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
+        """Whether surely no kind but these is there."""
+        return self.familiar and all(
+            p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds
         )
 
     @property

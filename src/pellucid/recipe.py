@@ -135,6 +135,8 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     Raises:
         RecipeError: every fault of the recipe, in one message.
     """
+    from pellucid import models
+
     faults: list[str] = []
     good = _fitting(Recipe, values, "", faults)
     tables: list[Any] | None = good.pop("tasks", None)
@@ -146,6 +148,12 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         task.get("weight", 1) > 0 and task.get("starts_at", 0) <= 0 for task in tasks
     ):
         faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
+    if not faults and not models.get(good["model"]).restores:
+        faults += [
+            f"tasks.{i}: loss_weight has no meaning for {good['model']}, which restores nothing"
+            for i, task in enumerate(tasks)
+            if "loss_weight" in task
+        ]
     if not faults and (prompts := _prompts(good["model"], good.get("config", {}))):
         faults += [
             f"tasks.{i}: " + unknown_name("prompt", name, list(prompts))
@@ -272,8 +280,8 @@ def _task_faults(task: dict[str, Any]) -> list[str]:
         faults.append(f"repeat is {task['repeat']}; expected one or more")
     if task.get("weight", 0) < 0:
         faults.append(f"the weight is {task['weight']}; expected zero or more")
-    if task.get("loss_weight", 1) <= 0:
-        faults.append(f"loss_weight is {task['loss_weight']}; expected above 0")
+    if not 0 < task.get("loss_weight", 1) <= 1000:
+        faults.append(f"loss_weight is {task['loss_weight']}; expected above 0, up to 1000")
     if (sigma := task.get("sigma")) is not None and (operator != "gaussian_noise" or not 0 < sigma <= 255):
         faults.append(f"sigma is {sigma}; expected above 0, up to 255, and the operator 'gaussian_noise'")
     if not 0 <= task.get("starts_at", 0) <= 1:

@@ -352,12 +352,13 @@ class TorchRestorer(NetworkRunner, _Streaming):
         )
 
     def leaves_alone(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and surely nothing is wrong that these weights mend.
+        """Whether the guard is on, and nothing is wrong, or surely no kind that these weights mend is there.
 
         What they do not mend stands under `no_gain` in their provenance: kinds of degradation at which they
         won nothing on validation pictures.
         """
-        return self.guard and found.shows_only(self.provenance.get("no_gain", ()))
+        nothing_wrong = found.verdict == "nothing wrong"
+        return self.guard and (nothing_wrong or found.shows_only(self.provenance.get("no_gain", ())))
 
     def keeps_light(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and surely nothing is there that changes light."""

@@ -13,6 +13,8 @@ import pellucid.app
 from pellucid.app.page import Page
 from pellucid.app.sentences import read_sentences
 from pellucid.cli import create_app
+from pellucid.diagnosis import Diagnosis
+from pellucid.models.recognizer import SCALES
 from pellucid.restorer import load
 
 HERE = Path(pellucid.app.__file__).parent
@@ -103,6 +105,20 @@ def test_a_guided_model_can_be_told(desk, tmp_path):
     page = Page(desk)
     told = page.choose_model("guided")
     assert told["visible"] and told["choices"][0][1] == "" and "haze" in told["choices"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "familiar", "said"),
+    [
+        ("nothing wrong", True, "Nothing seems wrong."),
+        ("unknown", True, "Nothing is found for sure."),
+        ("unknown", False, "unlike those that the recognizer knows"),
+    ],
+)
+def test_what_is_found_is_said_in_words(desk, verdict, familiar, said):
+    page = Page(desk)
+    found = Diagnosis(verdict, (), dict.fromkeys(SCALES, 0.0), 0.0, {}, 1.0, familiar, "oracle", 0.0)
+    assert said in page._found(found)[page.verdict]
 
 
 def test_a_fault_of_our_own_is_a_sentence_too(desk, photo, monkeypatch):

@@ -63,6 +63,21 @@ def test_a_second_run_does_what_is_missing_or_changed(run, options, folder, tmp_
     assert (out / "a.png").read_bytes() == (tmp_path / "a.png").read_bytes()
 
 
+def test_another_rule_of_the_guard_is_another_setting(run, options, folder, tmp_path, monkeypatch):
+    def restore(*more: str) -> set[str]:
+        return set(
+            states(run("restore", folder, "-o", tmp_path / "out", "--json", *options[:-1], *more)).values()
+        )
+
+    assert restore() == {"restored"}
+    assert restore() == {"done"}
+    monkeypatch.setattr("pellucid.cli._batch.GUARD_RULE", -1)
+    assert restore() == {"restored"}
+    assert restore("--no-guard") == {"restored"}
+    monkeypatch.undo()
+    assert restore("--no-guard") == {"done"}
+
+
 def test_a_second_run_loads_no_network_where_nothing_is_to_do(run, options, folder, tmp_path, monkeypatch):
     assert run("restore", folder, "-o", tmp_path / "out", *options).code == 0
     monkeypatch.setattr("pellucid.cli._batch.load_restorer", lambda *_, **__: pytest.fail("loaded"))

@@ -313,7 +313,8 @@ class Page:
 
     def _found(self, diagnosis: Diagnosis | dict[str, Any]) -> Changes:
         told = diagnosis.to_dict() if isinstance(diagnosis, Diagnosis) else diagnosis
-        verdict = {"nothing wrong": "found_nothing_wrong", "unknown": "found_unknown"}.get(told["verdict"])
+        unknown = "found_unclear" if told["familiar"] else "found_unknown"
+        verdict = {"nothing wrong": "found_nothing_wrong", "unknown": unknown}.get(told["verdict"])
         told_in_words = " ".join(self.words[key] for key in (verdict, "kinds_about") if key)
         return {
             self.found_group: gr.update(visible=True),

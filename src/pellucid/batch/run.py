@@ -45,7 +45,7 @@ class Outcome:
 
     Attributes:
         job: the picture.
-        state: "restored"; "left alone" (nothing was wrong); "done" by another run meanwhile; "failed";
+        state: "restored"; "left alone" (by the guard); "done" by another run meanwhile; "failed";
             "taken": another file stands there; "elsewhere": another run has it.
         report: the restorer's, if there is one.
         error: why it failed.

@@ -19,6 +19,7 @@ from pellucid.cli._progress import Bars, print_failures
 from pellucid.cli._shared import describe, load_restorer, print_json, say
 from pellucid.codec.pool import preload
 from pellucid.diagnosis import DEFAULT as RECOGNIZER
+from pellucid.diagnosis import GUARD_RULE
 from pellucid.errors import CheckpointError, PellucidError
 from pellucid.image_io import Limits
 from pellucid.strength import Strength
@@ -205,7 +206,7 @@ def settings_of(options: Options) -> Settings:
         "weights": _hash_weights(options.model),
         "strength": options.strength.plain,
         "prompt": options.prompt,
-        "guard": _hash_weights(RECOGNIZER) if options.guard else None,
+        "guard": [_hash_weights(RECOGNIZER), GUARD_RULE] if options.guard else None,
         "precision": options.precision,
     }
     return Settings(values)

@@ -32,7 +32,7 @@ def recognize(
 ) -> None:
     """Say which degradations pictures show, how strong they are, and how sure that is.
 
-    "nothing wrong" is said of pictures that are better left alone, "unknown" where the recognizer can't tell.
+    "unknown" is said where the recognizer can't tell.
     What can't be read is listed at the end, with exit code 1. See docs/models/recognizer.md.
     """
     if bool(inputs) == (shards is not None):
