@@ -202,19 +202,6 @@ def test_a_picture_that_surely_shows_no_kind_is_left_alone_though_the_verdict_is
     assert "left_alone" not in restorer(picture[:, :31]).report.guards  # too small to be sure
 
 
-@pytest.mark.parametrize(
-    ("oracle", "alone"),
-    [(Oracle(jpeg=5.0), True), (Oracle(jpeg=5.0, noise=5.0), False), (Oracle(jpeg=5.0, noise=-1.5), False)],
-)
-def test_what_the_weights_do_not_mend_is_left_alone_where_it_is_surely_all(oracle, alone):
-    restorer, picture = guarded(oracle), torch.rand(3, 40, 50)
-    assert not torch.equal(restorer(picture).tensor, picture)  # the weights say nothing about JPEG
-    restorer.provenance["no_gain"] = ["jpeg"]
-    restoration = restorer(picture)
-    assert torch.equal(restoration.tensor, picture) == alone
-    assert restoration.report.guards.get("left_alone", False) == alone
-
-
 def test_light_is_kept_by_what_each_kind_has_and_not_by_the_verdict():
     """In a film frames vote on both: one in which nothing is wrong may still have a faint haze."""
     restorer = guarded(Oracle(nothing=5.0, haze=-1.0))

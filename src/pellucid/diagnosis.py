@@ -68,16 +68,19 @@ class Diagnosis:
         low, high = OPEN
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
-    def shows_only(self, kinds: Collection[str]) -> bool:
-        """Whether surely no kind but these is there."""
-        return self.familiar and all(
-            p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds
-        )
+    @property
+    def needs_nothing(self) -> bool:
+        """Whether nothing is wrong, or surely no kind is there."""
+        return self.verdict == "nothing wrong" or self._shows_only(())
 
     @property
     def keeps_light(self) -> bool:
         """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do."""
-        return self.shows_only(KEEPS_LIGHT)
+        return self._shows_only(KEEPS_LIGHT)
+
+    def _shows_only(self, kinds: Collection[str]) -> bool:
+        others = (p for kind, p in self.probabilities.items() if kind not in kinds)
+        return self.familiar and all(p <= FAINT for p in others)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -189,8 +189,8 @@ class TorchRestorer(NetworkRunner, _Streaming):
         Args:
             network, spec, name, weights_sha256, provenance, device, precision, memory, engine: as for a
                 `pellucid.runner.NetworkRunner`.
-            guard: give a picture back as it is where the recognizer surely finds nothing wrong that the
-                weights mend (`leaves_alone`), and keep its light where nothing changed it (`keeps_light`).
+            guard: give a picture back as it is where the recognizer surely finds nothing wrong
+                (`leaves_alone`), and keep its light where nothing changed it (`keeps_light`).
             recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
                 one, loaded when it is first asked.
 
@@ -352,13 +352,8 @@ class TorchRestorer(NetworkRunner, _Streaming):
         )
 
     def leaves_alone(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and nothing is wrong, or surely no kind that these weights mend is there.
-
-        What they do not mend stands under `no_gain` in their provenance: kinds of degradation at which they
-        won nothing on validation pictures.
-        """
-        nothing_wrong = found.verdict == "nothing wrong"
-        return self.guard and (nothing_wrong or found.shows_only(self.provenance.get("no_gain", ())))
+        """Whether the guard is on, and surely nothing is wrong."""
+        return self.guard and found.needs_nothing
 
     def keeps_light(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and surely nothing is there that changes light."""
@@ -397,8 +392,8 @@ def load(
         device: "cuda", "mps" or "cpu"; default: the first of them that works.
         precision: "float32" or "bf16"; default: chosen by a probe.
         memory: bytes that a restoration may take; default: half of what is free.
-        guard: give a picture back as it is where the recognizer surely finds nothing wrong that the weights
-            mend (`TorchRestorer.leaves_alone`).
+        guard: give a picture back as it is where the recognizer surely finds nothing wrong
+            (`TorchRestorer.leaves_alone`).
         engine: "torch"; "onnxruntime" or "openvino" (extra `export`), which run pictures that fit in one
             piece, on the CPU, from a file that is exported once; or "auto", the fastest of them
             by a short probe, remembered for this machine.

@@ -63,8 +63,8 @@ def restore(
         bool,
         typer.Option(
             "--guard/--no-guard",
-            help="Leave a picture alone in which surely nothing is wrong that the model mends, and its light "
-            "where surely nothing changed it.",
+            help="Leave a picture alone in which surely nothing is wrong, and its light where "
+            "surely nothing changed it.",
         ),
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
@@ -101,9 +101,9 @@ def restore(
 ) -> None:
     """Restore photographs, or a film.
 
-    A picture in which surely nothing is wrong that the model mends comes back as it is, and one that surely
-    is but blurred or compressed keeps its light (--no-guard: both are restored like any other). A guided
-    model finds out what is wrong, unless --prompt says it.
+    A picture in which surely nothing is wrong comes back as it is, and one that surely is but blurred or
+    compressed keeps its light (--no-guard: both are restored like any other). A guided model finds out what
+    is wrong, unless --prompt says it.
 
     One file goes to one file. A folder keeps its tree; its names and formats stay as they are. Hidden files,
     links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
@@ -173,7 +173,7 @@ def restore(
         print_restored(job.source, job.target, report.to_dict())
     if not quiet:
         say(
-            "1 left alone, since nothing is wrong that the model mends (--no-guard restores it)"
+            "1 left alone, since nothing seems wrong (--no-guard restores it)"
             if report.guards.get("left_alone")
             else "1 restored, 0 failed; its light was kept, nothing seems to have changed it (see --no-guard)"
             if report.guards.get("light_kept")

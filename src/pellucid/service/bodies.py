@@ -52,8 +52,8 @@ class RestoreOptions(BaseModel):
     )
     guard: bool = Field(
         True,
-        description="Leave a picture alone in which surely nothing is wrong that the model mends, and its "
-        "light where surely nothing changed it.",
+        description="Leave a picture alone in which surely nothing is wrong, and its light where "
+        "surely nothing changed it.",
     )
     format: Format | SkipJsonSchema[None] = Field(
         None, description="Of the result. Default: what Accept names, else the input's own."
