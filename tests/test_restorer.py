@@ -202,6 +202,17 @@ def test_a_picture_that_surely_shows_no_kind_is_left_alone_though_the_verdict_is
     assert "left_alone" not in restorer(picture[:, :31]).report.guards  # too small to be sure
 
 
+@pytest.mark.parametrize(
+    ("oracle", "alone"),
+    [(Oracle(jpeg=5.0), True), (Oracle(jpeg=5.0, haze=-1.5), False), (Oracle(noise=5.0, rain=5.0), False)],
+)
+def test_a_guided_network_is_spared_what_it_can_not_be_told_of(oracle, alone):
+    """Its prompts name rain and haze, and not JPEG; a blind network needs none."""
+    picture = torch.rand(3, 40, 50)
+    assert guarded(oracle, GUIDED)(picture).report.guards.get("left_alone", False) is alone
+    assert "left_alone" not in guarded(oracle)(picture).report.guards
+
+
 def test_light_is_kept_by_what_each_kind_has_and_not_by_the_verdict():
     """In a film frames vote on both: one in which nothing is wrong may still have a faint haze."""
     restorer = guarded(Oracle(nothing=5.0, haze=-1.0))

@@ -32,7 +32,7 @@ OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.1  # probability up to which a kind is surely not there
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 2  # raised when the guard does otherwise by the same diagnosis: a setting of a batch's journal
+GUARD_RULE = 3  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Diagnosis:
         low, high = OPEN
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
-    @property
-    def needs_nothing(self) -> bool:
-        """Whether nothing is wrong, or surely no kind is there."""
-        return self.verdict == "nothing wrong" or self._shows_only(())
+    def needs_nothing(self, prompts: Sequence[str] = ()) -> bool:
+        """Whether nothing is wrong, or surely no kind is there that a network guided by `prompts` knows."""
+        strange = [kind for kind in self.probabilities if prompts and not self._levels(kind, prompts)]
+        return self.verdict == "nothing wrong" or self._shows_only(strange)
 
     @property
     def keeps_light(self) -> bool:
@@ -95,11 +95,17 @@ class Diagnosis:
         for kind in sorted(self.probabilities, key=lambda k: -self.probabilities[k]):
             if kind in prompts:
                 return kind
-            levels = [p for p in prompts if p.startswith(f"{kind}_") and p.rsplit("_", 1)[1].isdigit()]
-            if levels:
+            if levels := self._levels(kind, prompts):
                 strength = self.strengths.get(kind, SCALES[kind].least)
                 return min(levels, key=lambda p: abs(float(p.rsplit("_", 1)[1]) - strength))
         return None
+
+    @staticmethod
+    def _levels(kind: str, prompts: Sequence[str]) -> list[str]:
+        """The prompts that name a kind, alone or with a level."""
+        return [
+            p for p in prompts if p == kind or (p.rsplit("_", 1)[0] == kind and p.rsplit("_", 1)[1].isdigit())
+        ]
 
     def __str__(self) -> str:
         if self.verdict != "degraded":

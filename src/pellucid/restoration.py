@@ -33,8 +33,9 @@ class Report:
             where they differ (see `pellucid.strength`).
         diagnosis: what a guided network was told, by its caller or by the recognizer, else none.
         guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
-            tiles, or smaller ones, were taken), "left_alone" (nothing to mend: the input's own pixels came
-            back), "light_kept" (nothing was found that changes light: local means of it are the input's).
+            tiles, or smaller ones, were taken), "left_alone" (nothing was found to mend: the input's own
+            pixels came back), "light_kept" (nothing was found that changes light: local means
+            of it are the input's).
         seconds: "read", "restore", and "recognize" where a recognizer ran.
         recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
             did not run.

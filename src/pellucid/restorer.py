@@ -352,8 +352,9 @@ class TorchRestorer(NetworkRunner, _Streaming):
         )
 
     def leaves_alone(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and surely nothing is wrong."""
-        return self.guard and found.needs_nothing
+        """Whether the guard is on, and surely nothing is wrong that a guided network could be told of."""
+        prompts: Any = self.network.config.prompts if self.spec.guided else ()  # type: ignore[union-attr]
+        return self.guard and found.needs_nothing(prompts)
 
     def keeps_light(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and surely nothing is there that changes light."""

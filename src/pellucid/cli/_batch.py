@@ -242,7 +242,7 @@ def summary(counts: Counter[str], failed: int, skipped: int) -> str:
     """What became of all pictures, in a line."""
     parts = [f"{counts['restored'] + counts['left alone']} restored"]
     if counts["left alone"]:
-        parts[0] += f" ({counts['left alone']} of them left alone, nothing to mend; see --no-guard)"
+        parts[0] += f" ({counts['left alone']} of them left alone, nothing was found to mend; see --no-guard)"
     parts.append(f"{failed} failed")
     if known := counts["failed before"]:
         parts[1] += f" ({known} before; --retry-failed tries them again)"

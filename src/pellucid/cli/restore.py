@@ -173,7 +173,7 @@ def restore(
         print_restored(job.source, job.target, report.to_dict())
     if not quiet:
         say(
-            "1 left alone, since nothing seems wrong (--no-guard restores it)"
+            "1 left alone, since nothing was found to mend (--no-guard restores it)"
             if report.guards.get("left_alone")
             else "1 restored, 0 failed; its light was kept, nothing seems to have changed it (see --no-guard)"
             if report.guards.get("light_kept")

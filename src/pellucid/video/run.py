@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pellucid import __version__
 from pellucid.checkpoint import hash_file
+from pellucid.diagnosis import GUARD_RULE
 from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
 from pellucid.image_io import check_writable, move_file, write_bytes
 from pellucid.restorer import TorchRestorer
@@ -140,11 +141,12 @@ def restore_video(
         restorer.check_diagnosis(diagnosis)
     work = target.with_name(f".{target.name}.pellucid")
     with _owned(work):
+        guard = GUARD_RULE if restorer.guard else None
         key = {
             "source": hash_file(source),
             "weights": restorer.weights_sha256 or restorer.name,
             "precision": restorer.precision,
-            "settings": [strength.tone, strength.detail, diagnosis, restorer.guard, steady, segment_frames],
+            "settings": [strength.tone, strength.detail, diagnosis, guard, steady, segment_frames],
             "pellucid": __version__,
         }
         journal = _read_journal(work, key)
