@@ -15,7 +15,7 @@ from tests.video.conftest import packets, pictures, read_film, write_film
 from typer.testing import CliRunner
 
 from pellucid.cli import create_app
-from pellucid.diagnosis import Diagnosis
+from pellucid.diagnosis import GUARD_RULE, Diagnosis
 from pellucid.errors import InputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
 from pellucid.models.recognizer import SCALES
 from pellucid.strength import Strength
@@ -227,6 +227,21 @@ def test_other_settings_begin_anew(unguarded, tmp_path):
     assert not target.exists()
     again = restore_video(unguarded, source, target, strength=Strength.of(0.5), segment_frames=2)
     assert again.resumed_at == 0
+
+
+@pytest.mark.parametrize(("rule", "resumed_at"), [(0, 0), (GUARD_RULE, 4)])
+def test_another_rule_of_the_guard_begins_anew(restorer, rule, resumed_at, tmp_path, monkeypatch):
+    monkeypatch.setattr(restorer, "_recognizer", lambda pixels: diagnosis(blur=1.0))
+    source, target = write_film(tmp_path / "film.mp4", pictures(6)), tmp_path / "out.mp4"
+
+    def stop(done, _):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_video(restorer, source, target, progress=stop, segment_frames=2)
+    monkeypatch.setattr("pellucid.video.run.GUARD_RULE", rule)
+    assert restore_video(restorer, source, target, segment_frames=2).resumed_at == resumed_at
 
 
 def test_bad_input_is_one_sentence_and_touches_nothing(unguarded, tmp_path):
