@@ -40,8 +40,7 @@ def main() -> None:
     for path in sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
         before = read_image(path)
         diagnosis = recognizer(before)
-        told = diagnosis.prompt(restorer.network.config.prompts) if restorer.spec.guided else None
-        after = restorer.run(before.pixels, diagnosis=told)
+        after = restorer.run(before.pixels, diagnosis=diagnosis.prompt(restorer.prompts))
         scores = naturalness(before.pixels), naturalness(after)
         rows.append(
             {"kind": path.parent.name, "picture": path.name, "verdict": diagnosis.verdict}

@@ -35,7 +35,7 @@ def create(variant: str, model: str, device: str | None, precision: str | None) 
         restorer = load(model, device=device, precision=precision, guard=False)
         report = restorer.describe()
         facts = {"device": report.device, "precision": report.precision}
-        diagnosis = restorer.network.config.prompts[0] if restorer.spec.guided else None
+        diagnosis = restorer.prompts[0] if restorer.prompts else None
         return lambda picture: restorer(picture, diagnosis=diagnosis).tensor, facts
     checkpoint = Checkpoint.read(weights.find(model).path)
     where = choose_device(device)  # as the restorer chooses

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def prompt(restorer: TorchRestorer) -> str | None:
-    return restorer.spec.config.prompts[0] if restorer.spec.guided else None
+    return restorer.prompts[0] if restorer.prompts else None
 
 
 def feathered(restorer: TorchRestorer, noisy: Tensor, plan: TilePlan, tile: int) -> Tensor:

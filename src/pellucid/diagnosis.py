@@ -70,7 +70,7 @@ class Diagnosis:
 
     def needs_nothing(self, prompts: Sequence[str] = ()) -> bool:
         """Whether nothing is wrong, or surely no kind is there that a network guided by `prompts` knows."""
-        strange = [kind for kind in self.probabilities if prompts and not self._levels(kind, prompts)]
+        strange = [kind for kind in self.probabilities if not _naming(kind, prompts)] if prompts else []
         return self.verdict == "nothing wrong" or self._shows_only(strange)
 
     @property
@@ -95,22 +95,20 @@ class Diagnosis:
         for kind in sorted(self.probabilities, key=lambda k: -self.probabilities[k]):
             if kind in prompts:
                 return kind
-            if levels := self._levels(kind, prompts):
+            if levels := _naming(kind, prompts):
                 strength = self.strengths.get(kind, SCALES[kind].least)
                 return min(levels, key=lambda p: abs(float(p.rsplit("_", 1)[1]) - strength))
         return None
-
-    @staticmethod
-    def _levels(kind: str, prompts: Sequence[str]) -> list[str]:
-        """The prompts that name a kind, alone or with a level."""
-        return [
-            p for p in prompts if p == kind or (p.rsplit("_", 1)[0] == kind and p.rsplit("_", 1)[1].isdigit())
-        ]
 
     def __str__(self) -> str:
         if self.verdict != "degraded":
             return self.verdict
         return ", ".join(f"{kind} ({describe_strength(kind, self.strengths[kind])})" for kind in self.present)
+
+
+def _naming(kind: str, prompts: Sequence[str]) -> list[str]:
+    """The prompts that name a kind, alone or with a level ("noise_25")."""
+    return [p for p in prompts if p == kind or (p.startswith(f"{kind}_") and p.rsplit("_", 1)[1].isdigit())]
 
 
 def describe_strength(kind: str, strength: float) -> str:

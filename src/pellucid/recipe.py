@@ -135,8 +135,6 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     Raises:
         RecipeError: every fault of the recipe, in one message.
     """
-    from pellucid import models
-
     faults: list[str] = []
     good = _fitting(Recipe, values, "", faults)
     tables: list[Any] | None = good.pop("tasks", None)
@@ -148,17 +146,11 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         task.get("weight", 1) > 0 and task.get("starts_at", 0) <= 0 for task in tasks
     ):
         faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
-    if not faults and not models.get(good["model"]).restores:
-        faults += [
-            f"tasks.{i}: loss_weight has no meaning for {good['model']}, which restores nothing"
+    if not faults:
+        faults = [
+            f"tasks.{i}: {fault}"
             for i, task in enumerate(tasks)
-            if "loss_weight" in task
-        ]
-    if not faults and (prompts := _prompts(good["model"], good.get("config", {}))):
-        faults += [
-            f"tasks.{i}: " + unknown_name("prompt", name, list(prompts))
-            for i, task in enumerate(tasks)
-            if (name := task.get("prompt") or task["kind"]) not in prompts
+            for fault in _faults_beside(good["model"], good.get("config", {}), task)
         ]
     if faults:
         listing = "".join(f"\n  - {fault}" for fault in faults)
@@ -166,12 +158,17 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     return Recipe(**good, tasks=tuple(Task(**task) for task in tasks))
 
 
-def _prompts(model: str, config: dict[str, Any]) -> tuple[str, ...]:
-    """The prompts that guide a model; none guide a blind one."""
+def _faults_beside(model: str, config: dict[str, Any], task: dict[str, Any]) -> list[str]:
+    """What a task without faults of its own says that its recipe's model can't do."""
     from pellucid import models
 
-    spec = models.get(model)
-    return tuple(config.get("prompts", spec.config.prompts)) if spec.guided else ()
+    spec, faults = models.get(model), list[str]()
+    if not spec.restores and "loss_weight" in task:
+        faults.append(f"loss_weight has no meaning for {model}, which restores nothing")
+    prompts = config.get("prompts", spec.config.prompts) if spec.guided else ()
+    if prompts and (name := task.get("prompt") or task["kind"]) not in prompts:
+        faults.append(unknown_name("prompt", name, list(prompts)))
+    return faults
 
 
 def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, Any]:

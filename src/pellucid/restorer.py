@@ -337,15 +337,19 @@ class TorchRestorer(NetworkRunner, _Streaming):
         needed = self.guard or self.spec.guided
         return self._recognizer is not None or (needed and RECOGNIZER in weights.names())
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What a guided network may be told; nothing for a blind one."""
+        return self.network.config.prompts if self.spec.guided else ()  # type: ignore[union-attr, return-value]
+
     def _recognized(self, degraded: ImageBuffer, report: Report) -> Report:
         """The report, with what the recognizer found, what a guided network is told, and the verdict."""
         found = self.recognizer(degraded)
         alone = self.leaves_alone(found)
         verdicts = {"left_alone": alone, "light_kept": not alone and self.keeps_light(found)}
-        prompt = found.prompt(self.network.config.prompts) if self.spec.guided else None  # type: ignore[union-attr, arg-type]
         return dataclasses.replace(
             report,
-            diagnosis=prompt,
+            diagnosis=found.prompt(self.prompts),
             recognized=found.to_dict(),
             guards={verdict: True for verdict, holds in verdicts.items() if holds},
             seconds=report.seconds | {"recognize": found.seconds},
@@ -353,8 +357,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
 
     def leaves_alone(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and surely nothing is wrong that a guided network could be told of."""
-        prompts: Any = self.network.config.prompts if self.spec.guided else ()  # type: ignore[union-attr]
-        return self.guard and found.needs_nothing(prompts)
+        return self.guard and found.needs_nothing(self.prompts)
 
     def keeps_light(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and surely nothing is there that changes light."""
@@ -365,15 +368,14 @@ class TorchRestorer(NetworkRunner, _Streaming):
             if diagnosis is not None:
                 raise InputError(_blind(self.name, diagnosis))
             return None
-        prompts = list(self.network.config.prompts)  # type: ignore[union-attr, arg-type]
         if diagnosis is None:
             raise InputError(
                 f"{self.name} is guided: it must be told what is wrong. "
-                f"Give one of its prompts, {', '.join(prompts)}, as diagnosis (--prompt)."
+                f"Give one of its prompts, {', '.join(self.prompts)}, as diagnosis (--prompt)."
             )
-        if diagnosis not in prompts:
-            raise InputError(unknown_name(f"prompt of {self.name}", str(diagnosis), prompts))
-        return prompts.index(diagnosis)
+        if diagnosis not in self.prompts:
+            raise InputError(unknown_name(f"prompt of {self.name}", str(diagnosis), list(self.prompts)))
+        return self.prompts.index(diagnosis)
 
 
 def load(

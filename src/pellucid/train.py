@@ -417,12 +417,18 @@ def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
 
 def training_precision(recipe: Recipe, device: str = "auto") -> str:
     """What a recipe is computed in on "auto", "cpu" or "cuda": its precision; float32 for imitated bf16."""
-    return "32-true" if compute.imitates_bf16(torch.device(_device_type(device))) else recipe.precision
+    return "32-true" if compute.imitates_bf16(training_device(device)) else recipe.precision
 
 
-def _device_type(name: str) -> str:
-    """Where "auto", "cpu" or "cuda" computes; not on Apple's GPUs, which lack float64, which draws need."""
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+def training_device(name: str) -> torch.device:
+    """Where "auto", "cpu" or "cuda" trains; not on Apple's GPUs, which lack the float64 that draws need.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"There is no device {name!r} to train on. Choose auto, cpu or (with a GPU) cuda.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _launch_fabric(precision: str, device: str, processes: int, nodes: int) -> Any:
@@ -439,10 +445,8 @@ def _launch_fabric(precision: str, device: str, processes: int, nodes: int) -> A
                 "Training needs Lightning Fabric, which is not installed. Install it with: "
                 "pip install 'pellucid[train]'"
             ) from error
-    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"There is no device {device!r} to train on. Choose auto, cpu or (with a GPU) cuda.")
     fabric: Any = Fabric(
-        accelerator=_device_type(device),
+        accelerator=training_device(device).type,
         devices=processes,
         num_nodes=nodes,
         strategy=DDPStrategy(timeout=PATIENCE) if processes * nodes > 1 else "auto",

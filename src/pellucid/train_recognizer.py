@@ -32,7 +32,7 @@ from pellucid.evaluate.recognition import calibrate_checkpoint, judge
 from pellucid.labels import LabelledPictures, validation_shards, with_drawn
 from pellucid.models.recognizer import MOMENTUM, Answers, reduced
 from pellucid.recipe import Recipe
-from pellucid.train import DRAWN, IMITATED, Progress, training_precision
+from pellucid.train import DRAWN, IMITATED, Progress, training_device, training_precision
 
 LOG_EVERY = 20  # steps
 STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
@@ -91,7 +91,7 @@ def train_recognizer(
         )
     if minutes is not None and not minutes > 0:
         raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
-    place = _device(device)
+    place = training_device(device)
     run_folder = Path(run_folder)
     state_file, weights_file = run_folder / "state.safetensors", run_folder / "weights.safetensors"
     if state_file.exists() and not resume:
@@ -293,12 +293,6 @@ def _fit_head(network: Any, features: Tensor, presence: Tensor, strengths: Tenso
             optimizer.zero_grad()
             _error(answers, presence[chosen], strengths[chosen]).sum().backward()
             optimizer.step()
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"There is no device {name!r} to train on. Choose auto, cpu or (with a GPU) cuda.")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def _learning_rate(recipe: Recipe, step: int, done: float) -> float:

@@ -178,8 +178,7 @@ class Desk:
         Raises:
             PellucidError: as `restorer`.
         """
-        restorer = self.restorer(Options(model, engine=self.engines[0]))
-        return list(restorer.network.config.prompts) if restorer.spec.guided else []  # type: ignore[union-attr, arg-type]
+        return list(self.restorer(Options(model, engine=self.engines[0])).prompts)
 
     def session(self, key: str) -> "Session":
         """The session of a browser, opened at its first call; those that nobody used for long are closed."""

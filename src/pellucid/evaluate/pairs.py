@@ -272,10 +272,7 @@ def choose_measures(protocol: Protocol, names: Sequence[str] = ()) -> list[Measu
 
 def prompts_of(restorer: Restorer) -> tuple[str, ...] | None:
     """The prompts of a guided network; none for a blind one."""
-    if not isinstance(restorer, TorchRestorer) or not restorer.spec.guided:
-        return None
-    prompts: tuple[str, ...] = restorer.network.config.prompts  # type: ignore[union-attr, assignment]
-    return prompts
+    return (restorer.prompts or None) if isinstance(restorer, TorchRestorer) else None
 
 
 def choose_prompt(restorer: Restorer, *names: str) -> str | None:

@@ -141,7 +141,7 @@ def restore_video(
         restorer.check_diagnosis(diagnosis)
     work = target.with_name(f".{target.name}.pellucid")
     with _owned(work):
-        guard = GUARD_RULE if restorer.guard else None
+        guard = restorer.guard and GUARD_RULE
         key = {
             "source": hash_file(source),
             "weights": restorer.weights_sha256 or restorer.name,
@@ -262,9 +262,13 @@ class _Run:
 
     def _begin_shot(self, number: int, opening: list[Any]) -> None:
         shot: dict[str, Any] = {"frame": number, "seconds": float(opening[0].pts * self.film.time_base)}
-        guided, told = self.restorer.spec.guided, self.diagnosis is not None
+        told = self.diagnosis is not None
         prompt, alone, light_kept = self.diagnosis, self.strength.plain == 0, False
-        if self.restorer.recognizes and (guided or self.restorer.guard) and not (told or alone):
+        if (
+            self.restorer.recognizes
+            and (self.restorer.prompts or self.restorer.guard)
+            and not (told or alone)
+        ):
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
             alone, light_kept = (
                 sum(map(holds, found)) * 2 > len(found)
@@ -272,10 +276,8 @@ class _Run:
             )
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
-            if guided:
-                prompts: tuple[str, ...] = self.restorer.network.config.prompts  # type: ignore[union-attr, assignment]
-                named = [diagnosis.prompt(prompts) for diagnosis in found]
-                prompt = max(named, key=named.count)
+            named = [diagnosis.prompt(self.restorer.prompts) for diagnosis in found]
+            prompt = max(named, key=named.count)
         self.journal.shots.append(shot | {"prompt": prompt, "left_alone": alone, "light_kept": light_kept})
         self.light = SteadyLight()
         self.flicker.begin()
