@@ -4,6 +4,8 @@ import torch
 
 from pellucid.drawn import SIDES, draw_pictures
 
+SORTS = 10  # with photographs
+
 
 @pytest.fixture(scope="module")
 def photographs() -> list[torch.Tensor]:
@@ -13,23 +15,32 @@ def photographs() -> list[torch.Tensor]:
 
 
 def test_the_same_seed_draws_the_same_pictures(photographs):
-    first, again, other = (draw_pictures(9, seed, photographs) for seed in (1, 1, 2))
+    first, again, other = (draw_pictures(SORTS, seed, photographs) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_pictures_are_color_of_eight_bits(photographs):
-    for picture in draw_pictures(9, 0, photographs):
+    for picture in draw_pictures(SORTS, 0, photographs):
         assert picture.dtype == torch.uint8 and picture.shape[2] == 3
         assert min(picture.shape[:2]) >= 200 and max(picture.shape[:2]) <= max(300, SIDES[1])
 
 
 def test_without_photographs_none_is_shown():
-    assert len(draw_pictures(7, 0)) == 7
+    assert len(draw_pictures(SORTS, 0)) == SORTS
 
 
 def test_a_scene_in_a_spotlight_is_dark_and_keeps_its_light(photographs):
     """Dark on purpose: most of it is dark, and something is as bright as can be."""
-    picture = np.asarray(draw_pictures(9, 3, photographs)[8])
+    picture = np.asarray(draw_pictures(SORTS, 3, photographs)[-1])
     assert np.median(picture) < 60
     assert picture.max() > 250
+
+
+def test_textures_are_full_of_lines_and_free_of_noise():
+    """What rain looks like to a recognizer that knows no walls; grain of single pixels would be noise."""
+    for seed in range(6):
+        texture = draw_pictures(8, seed)[7].float().mean(2)
+        across, down = texture.diff(dim=1).abs(), texture.diff(dim=0).abs()
+        assert max(float(d.quantile(0.98)) for d in (across, down)) > 8
+        assert min(float(d.median()) for d in (across, down)) < 6

@@ -30,9 +30,9 @@ PRESENT = 0.5  # probability from which a kind counts as present
 # bad.
 OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
-FAINT = 0.1  # probability up to which a kind is surely not there
+FAINT = 0.05  # probability up to which a kind is surely not there
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 3  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
+GUARD_RULE = 4  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def draw_pictures(count: int, seed: int, photographs: Sequence[Tensor] = ()) -> 
             join.
     """
     rng = np.random.default_rng(seed)
-    plain: list[Callable[[Any], Any]] = [_flat, _gradient, _page, _screen, _shapes, _night, _chart]
+    plain: list[Callable[[Any], Any]] = [_flat, _gradient, _page, _screen, _shapes, _night, _chart, _texture]
     given = [photo.numpy() for photo in photographs]
     pictures: list[Tensor] = []
     for i in range(count):
@@ -191,6 +191,70 @@ def _chart(rng: Any) -> Any:
                 draw.rectangle((px, py, px + 8, height - 30), fill=color)
     draw.text((40, 8), _text(rng, 4), fill=(0, 0, 0), font=_font(14))
     return np.asarray(image)
+
+
+def _texture(rng: Any) -> Any:
+    """Light or dark joints of a wall, slats, or blades of grass: lines that are no rain."""
+    size = _size(rng)
+    ground, line = (np.array(_color(rng, *ends), float) for ends in ((30, 170), (90, 240)))
+    if rng.random() < 0.3:
+        ground, line = line, ground
+    sort = rng.random()
+    lines = _joints(rng, size) if sort < 0.5 else _slats(rng, size) if sort < 0.75 else _blades(rng, size)
+    array = ground + (line - ground) * lines[..., None]
+    for scales in ((3, 8), (8, 60)):  # roughness, coarser than noise, and uneven light
+        array *= 1 + rng.uniform(0, 0.12) * _waves(rng, size, int(rng.integers(*scales)))[..., None]
+    return np.clip(np.rint(array), 0, 255)
+
+
+def _joints(rng: Any, size: tuple[int, int]) -> Any:
+    """(H, W) in [0, 1]: 1 on the joints between courses of stones, each of which has a tone of its own."""
+    from PIL import Image
+
+    height, width = (n // 4 * 12 for n in size)  # drawn twice as large, half of it beyond the edges
+    high, wide, joint = int(rng.integers(8, 60)), int(rng.integers(16, 130)), rng.uniform(0.08, 0.3)
+    image, draw = _canvas((255, 255, 255), (height, width))
+    gap = max(1, round(joint * high))
+    for row, y in enumerate(range(0, height, high)):
+        for x in range(-(row % 2) * wide // 2, width, wide):
+            tone = int(rng.integers(0, 110))
+            left, top = (int(v + rng.integers(0, 1 + gap // 2)) for v in (x, y))
+            draw.rectangle((left, top, left + wide - gap - 1, top + high - gap - 1), fill=(tone,) * 3)
+    turn = rng.normal(0, 4) + 90 * (rng.random() < 0.2)
+    image = image.rotate(turn, Image.Resampling.BILINEAR, expand=True)
+    left, top = image.width // 2 - size[1], image.height // 2 - size[0]
+    box = (left, top, left + 2 * size[1], top + 2 * size[0])
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BOX, box))[..., 0] / 255
+
+
+def _slats(rng: Any, size: tuple[int, int]) -> Any:
+    """(H, W) in [0, 1]: parallel boards, bars or folds, sharp or round."""
+    y, x = np.mgrid[0 : size[0], 0 : size[1]]
+    angle = rng.choice((0, math.pi / 2)) + rng.normal(0, 0.15)
+    phase = (np.cos(angle) * x + np.sin(angle) * y) / rng.uniform(5, 40)
+    return np.clip(0.5 + rng.uniform(0.5, 6) * np.sin(2 * math.pi * phase), 0, 1)
+
+
+def _blades(rng: Any, size: tuple[int, int]) -> Any:
+    """(H, W) in [0, 1]: short lines of many tones, in all directions about one."""
+    from PIL import Image
+
+    height, width = size
+    image, draw = _canvas((60, 60, 60), (2 * height, 2 * width))
+    upright, spread, length = rng.uniform(0, math.pi), rng.uniform(0.2, 1), rng.uniform(10, 70)
+    for _ in range(4 * height * width // 300):
+        x, y, angle = rng.uniform(0, 2 * width), rng.uniform(0, 2 * height), rng.normal(upright, spread)
+        end = (x + length * math.cos(angle), y + length * math.sin(angle))
+        draw.line((x, y, *end), fill=(int(rng.integers(0, 256)),) * 3, width=int(rng.integers(1, 5)))
+    return np.asarray(image.resize((width, height), Image.Resampling.BOX))[..., 0] / 255
+
+
+def _waves(rng: Any, size: tuple[int, int], scale: int) -> Any:
+    """(H, W) of mean 0 and standard deviation about 1, which changes over about `scale` pixels."""
+    from PIL import Image
+
+    small = rng.normal(size=[n // scale + 2 for n in size]).astype(np.float32)
+    return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def _spotlight(rng: Any, photo: Any) -> Any:

@@ -231,8 +231,7 @@ def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int) -> N
     """Settle batch normalization for the averaged weights, then fit the head alone to many pictures.
 
     The head costs next to nothing, while features cost a picture and a pass each: so they are computed once,
-        and the head
-    sees them in many epochs.
+    and the head sees them in many epochs. Their main axes are kept, for novelty.
     """
     _settle(network, drawn, place)
     network.requires_grad_(False).eval()
@@ -245,6 +244,7 @@ def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int) -> N
     features, presence, strengths = (torch.cat(column).to(place) for column in zip(*found, strict=True))
     network.norm.running_mean.copy_(features.mean(0))
     network.norm.running_var.copy_(features.var(0))
+    network.learn_axes(features)
     _fit_head(network, features, presence, strengths, drawn.recipe.seed)
 
 

@@ -127,3 +127,21 @@ def test_strengths_are_decoded_as_encoded_and_stay_in_range(kind):
 def test_a_better_jpeg_is_a_weaker_one():
     assert SCALES["jpeg"].presence(20) == 1.0
     assert SCALES["jpeg"].presence(95) == 0.0
+
+
+def test_novelty_is_what_the_main_axes_of_training_leave(network):
+    """Features of training differ along two directions; as far along a third is strange."""
+    rng = torch.Generator().manual_seed(0)
+    taught = RecognizerNetwork(dataclasses.replace(network.config, axes=2)).eval()
+    width = taught.norm.num_features
+    directions = torch.linalg.qr(torch.randn(width, 3, generator=rng)).Q.T
+    along = 20 * torch.randn(500, 2, generator=rng) @ directions[:2]
+    features = along + 0.1 * torch.randn(500, width, generator=rng)
+    strange = 28 * directions[2:]
+    with torch.inference_mode():
+        before = taught.conclude(features).novelty.mean()
+        assert taught.conclude(strange).novelty < 2 * before  # no further from the mean than others
+        taught.learn_axes(features)
+        known = taught.conclude(features).novelty
+        assert known.mean() == pytest.approx(1, abs=0.05) and known.max() < 1.5
+        assert taught.conclude(strange).novelty > 50

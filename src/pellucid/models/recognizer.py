@@ -27,6 +27,7 @@ BLOCK = 8  # JPEG's
 LEVELS = 255.0
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOMENTUM = 0.02  # of the running statistics
+FAR = 10.0  # features further from the mean, in units of their spread, count as no further in novelty
 BANDS = 6  # of the block's diagonal frequencies, of equal width
 # Y, Cb, Cr of JFIF, as rows
 LUMA_CHROMA = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
@@ -91,6 +92,8 @@ class RecognizerConfig:
         view: side in pixels of the reduced view.
         widths: channels of the trunk at 1/2, 1/4, 1/8 and 1/16 of the resolution.
         hidden: width of the head.
+        axes: along how many directions the features of training pictures differ most; what lies beside them
+            is novelty.
         slopes, offsets: K + 1 each, which make probabilities of logits, sigmoid(slope * logit + offset);
             measured after training, on pictures held out from it. Empty: 1 and 0.
         familiar: the largest novelty at which answers are relied on; measured likewise.
@@ -102,6 +105,7 @@ class RecognizerConfig:
     view: int = 32
     widths: tuple[int, ...] = (24, 48, 64, 96)
     hidden: int = 192
+    axes: int = 32
     slopes: tuple[float, ...] = field(default=(), metadata={"added": "by calibration"})
     offsets: tuple[float, ...] = field(default=(), metadata={"added": "by calibration"})
     familiar: float = field(default=1e9, metadata={"added": "by calibration"})
@@ -113,7 +117,7 @@ class Answers(NamedTuple):
     Attributes:
         logits: (B, K + 1); of each kind's presence, and last of "nothing is wrong". Not calibrated.
         strengths: (B, K), encoded by `SCALES`; meaningless where a kind is absent.
-        novelty: (B,), mean square of the features in units of the training's spread; 1 on pictures like
+        novelty: (B,), mean square of what the training's main axes leave of the features; 1 on pictures like
             those.
     """
 
@@ -242,6 +246,9 @@ class View(nn.Module):
 class RecognizerNetwork(nn.Module):
     """Pictures (B, 3, H, W) in [0, 1] of any size to `Answers`."""
 
+    axes: Tensor
+    residue: Tensor
+
     def __init__(self, config: RecognizerConfig) -> None:
         super().__init__()
         self.config = config
@@ -252,6 +259,8 @@ class RecognizerNetwork(nn.Module):
         self.second = nn.Linear(config.hidden, config.hidden)
         self.presence = nn.Linear(config.hidden, len(config.kinds) + 1)
         self.strength = nn.Linear(config.hidden, len(config.kinds))
+        self.register_buffer("axes", torch.zeros(config.axes, width))
+        self.register_buffer("residue", torch.ones(()))
 
     def forward(self, x: Tensor) -> Answers:
         return self.answer(*self.look(x))
@@ -279,10 +288,21 @@ class RecognizerNetwork(nn.Module):
     def conclude(self, features: Tensor) -> Answers:
         """What features (B, F) mean."""
         features = self.norm(features)
-        novelty = features.clamp(-10, 10).square().mean(1)
         x = F.silu(self.first(features.clamp(-6, 6)))
         x = x + F.silu(self.second(x))
-        return Answers(self.presence(x), self.strength(x), novelty)
+        return Answers(self.presence(x), self.strength(x), self._beside(features) / self.residue)
+
+    @torch.no_grad()
+    def learn_axes(self, features: Tensor) -> None:
+        """Take the main axes of features (N, F) of training pictures, and how much these leave in the mean."""
+        known = self.norm(features).clamp(-FAR, FAR)
+        self.axes.copy_(torch.linalg.eigh(known.T @ known).eigenvectors[:, -self.config.axes :].T)
+        self.residue.copy_(self._beside(known).mean().clamp_min(1e-6))
+
+    def _beside(self, features: Tensor) -> Tensor:
+        """(B,): mean square of the part of normed features (B, F) that no axis holds."""
+        near = features.clamp(-FAR, FAR)
+        return (near - near @ self.axes.T @ self.axes).square().mean(1)
 
 
 def reduced(x: Tensor, side: int) -> Tensor:
