@@ -114,7 +114,7 @@ def test_a_buffer_without_a_picture_is_refused(restorer, pixels):
 
 
 def test_load_a_file(small_weights):
-    restorer = load(small_weights, device="cpu", precision="float32")
+    restorer = load(small_weights, device="cpu", precision="float32", guard=False)
     report = restorer(torch.rand(3, 20, 30)).report
     assert (report.model, report.device, report.precision) == ("small", "cpu", "float32")
     assert report.weights_sha256 == hash_file(small_weights)
@@ -200,6 +200,22 @@ def test_a_picture_that_surely_shows_no_kind_is_left_alone_though_the_verdict_is
     report = restorer(picture).report
     assert (report.recognized["verdict"], report.guards) == ("unknown", {"left_alone": True})
     assert "left_alone" not in restorer(picture[:, :31]).report.guards  # too small to be sure
+
+
+@pytest.mark.parametrize(("haze", "alone"), [(-2.9, True), (-2.6, False)])  # probabilities of 0.052 and 0.069
+def test_a_trace_of_a_kind_is_enough_to_restore(haze, alone):
+    """More than 0.06, as many real hazy photographs get."""
+    report = guarded(Oracle(nothing=0.0, haze=haze))(torch.rand(3, 40, 50)).report
+    assert report.guards.get("left_alone", False) is alone
+
+
+@pytest.mark.parametrize(
+    ("oracle", "alone"), [(Oracle(nothing=5.0), True), (Oracle(nothing=5.0, jpeg=0.0), False)]
+)
+def test_a_strange_picture_is_spared_if_nothing_is_found(oracle, alone):
+    """Too small to rely on what is found: what must be done without being sure is as little as can be."""
+    report = guarded(oracle)(torch.rand(3, 20, 50)).report
+    assert (report.recognized["verdict"], report.guards.get("left_alone", False)) == ("unknown", alone)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pellucid import train_recognizer as module
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task
-from pellucid.errors import InputError, OutputExistsError, RecipeError
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
 from pellucid.recipe import Recipe, load_recipe
 from pellucid.train import train
 from pellucid.train_recognizer import train_recognizer
@@ -30,7 +32,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch) -> None:
-    for name, few in {"SETTLING": 1, "FITTING": 2, "EPOCHS": 2, "DRAWN": 9}.items():
+    for name, few in {"SETTLING": 1, "FITTING": 2, "EPOCHS": 2, "DRAWN": 11}.items():
         monkeypatch.setattr(module, name, few)
     monkeypatch.setattr("pellucid.labels.VALIDATION_DRAWN", 9)
 
@@ -44,6 +46,7 @@ def test_a_run_leaves_calibrated_weights_and_a_log(shards, tmp_path):
     assert read.provenance["steps"] == 4 and read.provenance["samples"] == 16
     assert len(read.config["slopes"]) == 7 and read.config["familiar"] < 1e9
     assert read.provenance["recognition"]["n"] > 0
+    assert read.tensors["axes"].any() and read.tensors["residue"] != 1
     assert '"validation"' in (tmp_path / "a" / "log.jsonl").read_text()
     read.build()
 
@@ -84,3 +87,14 @@ def test_each_network_is_trained_by_its_own_loop(shards, tmp_path):
 def test_what_can_not_be_is_refused(shards, tmp_path, option, value):
     with pytest.raises(InputError):
         train_recognizer(RECIPE, shards, tmp_path, **{option: value})
+
+
+def test_the_state_of_another_version_is_refused_in_words(shards, tmp_path):
+    train_recognizer(RECIPE, shards, tmp_path / "a", device="cpu")
+    file = tmp_path / "a" / "state.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+        tensors = {k: opened.get_tensor(k) for k in opened.keys() if not k.endswith("axes")}  # noqa: SIM118
+    save_file(tensors, file, header)
+    with pytest.raises(CheckpointError, match="another version"):
+        train_recognizer(RECIPE, shards, tmp_path / "a", device="cpu", resume=True)

@@ -30,7 +30,7 @@ PRESENT = 0.5  # probability from which a kind counts as present
 # bad.
 OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
-FAINT = 0.05  # probability up to which a kind is surely not there
+FAINT = 0.06  # probability up to which a kind is surely not there
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
 GUARD_RULE = 4  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
@@ -69,18 +69,23 @@ class Diagnosis:
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
     def needs_nothing(self, prompts: Sequence[str] = ()) -> bool:
-        """Whether nothing is wrong, or surely no kind is there that a network guided by `prompts` knows."""
+        """Whether nothing is wrong, or surely no kind is there that a network guided by `prompts` knows.
+
+        A picture unlike those of training is spared, too, in which nothing at all is found.
+        """
         strange = [kind for kind in self.probabilities if not _naming(kind, prompts)] if prompts else []
-        return self.verdict == "nothing wrong" or self._shows_only(strange)
+        nothing_found = self.nothing_wrong >= NOTHING_WRONG and self._shows_only(())
+        return (
+            self.verdict == "nothing wrong" or nothing_found or (self.familiar and self._shows_only(strange))
+        )
 
     @property
     def keeps_light(self) -> bool:
         """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do."""
-        return self._shows_only(KEEPS_LIGHT)
+        return self.familiar and self._shows_only(KEEPS_LIGHT)
 
     def _shows_only(self, kinds: Collection[str]) -> bool:
-        others = (p for kind, p in self.probabilities.items() if kind not in kinds)
-        return self.familiar and all(p <= FAINT for p in others)
+        return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -19,7 +19,9 @@ NUMBERS = (
 )
 
 
-def draw_pictures(count: int, seed: int, photographs: Sequence[Tensor] = ()) -> list[Tensor]:
+def draw_pictures(
+    count: int, seed: int, photographs: Sequence[Tensor] = (), *, textures: bool = False
+) -> list[Tensor]:
     """`count` pictures (H, W, 3) uint8, of each sort in turn.
 
     Args:
@@ -27,9 +29,11 @@ def draw_pictures(count: int, seed: int, photographs: Sequence[Tensor] = ()) -> 
         seed: of everything that is drawn.
         photographs: (H, W, 3) uint8; with them, screens that show a photograph and scenes in a spotlight
             join.
+        textures: whether walls, slats and grass join.
     """
     rng = np.random.default_rng(seed)
-    plain: list[Callable[[Any], Any]] = [_flat, _gradient, _page, _screen, _shapes, _night, _chart, _texture]
+    plain: list[Callable[[Any], Any]] = [_flat, _gradient, _page, _screen, _shapes, _night, _chart]
+    plain += [_wall, _texture] if textures else []
     given = [photo.numpy() for photo in photographs]
     pictures: list[Tensor] = []
     for i in range(count):
@@ -193,17 +197,26 @@ def _chart(rng: Any) -> Any:
     return np.asarray(image)
 
 
-def _texture(rng: Any) -> Any:
-    """Light or dark joints of a wall, slats, or blades of grass: lines that are no rain."""
+def _wall(rng: Any) -> Any:
+    """Courses of stones with light or dark joints: lines that are no rain."""
     size = _size(rng)
-    ground, line = (np.array(_color(rng, *ends), float) for ends in ((30, 170), (90, 240)))
+    return _painted(rng, _joints(rng, size))
+
+
+def _texture(rng: Any) -> Any:
+    """Slats, or blades of grass: likewise."""
+    size = _size(rng)
+    return _painted(rng, _slats(rng, size) if rng.random() < 0.5 else _blades(rng, size))
+
+
+def _painted(rng: Any, lines: Any) -> Any:
+    """Two colors by a pattern (H, W) in [0, 1], under uneven light; rough, but coarser than noise."""
+    ground, line = (np.array(_color(rng, *ends), float) for ends in ((30, 120), (150, 240)))
     if rng.random() < 0.3:
         ground, line = line, ground
-    sort = rng.random()
-    lines = _joints(rng, size) if sort < 0.5 else _slats(rng, size) if sort < 0.75 else _blades(rng, size)
     array = ground + (line - ground) * lines[..., None]
-    for scales in ((3, 8), (8, 60)):  # roughness, coarser than noise, and uneven light
-        array *= 1 + rng.uniform(0, 0.12) * _waves(rng, size, int(rng.integers(*scales)))[..., None]
+    for scales in ((3, 8), (8, 60)):
+        array *= 1 + rng.uniform(0, 0.12) * _waves(rng, lines.shape, int(rng.integers(*scales)))[..., None]
     return np.clip(np.rint(array), 0, 255)
 
 
@@ -214,7 +227,7 @@ def _joints(rng: Any, size: tuple[int, int]) -> Any:
     height, width = (n // 4 * 12 for n in size)  # drawn twice as large, half of it beyond the edges
     high, wide, joint = int(rng.integers(8, 60)), int(rng.integers(16, 130)), rng.uniform(0.08, 0.3)
     image, draw = _canvas((255, 255, 255), (height, width))
-    gap = max(1, round(joint * high))
+    gap = min(max(1, round(joint * high)), wide - 1)
     for row, y in enumerate(range(0, height, high)):
         for x in range(-(row % 2) * wide // 2, width, wide):
             tone = int(rng.integers(0, 110))
@@ -232,7 +245,7 @@ def _slats(rng: Any, size: tuple[int, int]) -> Any:
     y, x = np.mgrid[0 : size[0], 0 : size[1]]
     angle = rng.choice((0, math.pi / 2)) + rng.normal(0, 0.15)
     phase = (np.cos(angle) * x + np.sin(angle) * y) / rng.uniform(5, 40)
-    return np.clip(0.5 + rng.uniform(0.5, 6) * np.sin(2 * math.pi * phase), 0, 1)
+    return np.clip(0.5 + rng.uniform(1.5, 6) * np.sin(2 * math.pi * phase), 0, 1)
 
 
 def _blades(rng: Any, size: tuple[int, int]) -> Any:

@@ -285,19 +285,22 @@ def _chance(rng: torch.Generator) -> float:
     return float(torch.rand((), generator=rng))
 
 
-def with_drawn(shards: Shards, count: int, seed: int = 0) -> Shards:
-    """The shards, and the source "drawn" with `count` pictures that are no photographs."""
+def with_drawn(shards: Shards, count: int, seed: int = 0, *, textures: bool = False) -> Shards:
+    """The shards, and the source "drawn" with `count` pictures that are no photographs (`draw_pictures`)."""
     photographs: list[Tensor] = []
     if (bank := shards.banks.get("clean")) is not None:
         chosen = (bank.picture(i)[:3] for i in range(0, len(bank), max(1, len(bank) // 40)))
         photographs = [(picture * 255).round().byte().permute(1, 2, 0) for picture in chosen]
-    pictures = draw_pictures(count, seed, photographs)
+    pictures = draw_pictures(count, seed, photographs, textures=textures)
     drawn = PictureBank.from_pictures(pictures, [f"drawn/{i}" for i in range(count)])
     return Shards({**shards.banks, "drawn": drawn}, shards.data_hash)
 
 
 def validation_shards(shards: Shards) -> Shards:
-    """The shards with the drawings that validation takes; none where they are empty."""
+    """The shards with the drawings that validation takes; none where they are empty.
+
+    No textures are among them, so that measures compare with those from before there were any.
+    """
     if not shards.banks:
         return shards
     return with_drawn(shards, VALIDATION_DRAWN, VALIDATION_SEED)

@@ -139,7 +139,7 @@ def train(
     else:
         training, validation_data = load_shards(data, "train"), validation_data or data
         if any(task.source == "drawn" for task in recipe.tasks):
-            training = with_drawn(training, DRAWN, recipe.seed)
+            training = with_drawn(training, DRAWN, recipe.seed, textures=True)
     validation = load_shards(validation_data, "val") if validation_data else Shards({}, "none")
     Mixer(training, recipe.tasks)  # refuses tasks that the data don't serve
     torch.manual_seed(recipe.seed)

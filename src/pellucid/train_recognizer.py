@@ -98,7 +98,7 @@ def train_recognizer(
         raise OutputExistsError(
             f"{run_folder} already holds a run. Go on with it by --resume, or name another folder with --run."
         )
-    training = with_drawn(load_shards(data, "train"), DRAWN, recipe.seed)
+    training = with_drawn(load_shards(data, "train"), DRAWN, recipe.seed, textures=True)
     held_out = load_shards(data, "val")
     validation = validation_shards(held_out)
     drawn = _Drawn(LabelledPictures(training, recipe.tasks, recipe.patch), recipe)
@@ -356,8 +356,14 @@ def _load_state(file: Path, recipe: Recipe, network: Any, average: AveragedModel
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    network.load_state_dict(part("network."))
-    average.load_state_dict(part("average."))
+    try:
+        network.load_state_dict(part("network."))
+        average.load_state_dict(part("average."))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{file} was saved by another version of the network. Start a new run: name another folder with "
+            "--run."
+        ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in part("optimizer.").items():
         index, slot = name.split(".", 1)

@@ -134,10 +134,11 @@ def test_novelty_is_what_the_main_axes_of_training_leave(network):
     rng = torch.Generator().manual_seed(0)
     taught = RecognizerNetwork(dataclasses.replace(network.config, axes=2)).eval()
     width = taught.norm.num_features
+    taught.norm.running_mean += 7  # features are told from what is usual
     directions = torch.linalg.qr(torch.randn(width, 3, generator=rng)).Q.T
     along = 20 * torch.randn(500, 2, generator=rng) @ directions[:2]
-    features = along + 0.1 * torch.randn(500, width, generator=rng)
-    strange = 28 * directions[2:]
+    features = 7 + along + 0.1 * torch.randn(500, width, generator=rng)
+    strange = 7 + 28 * directions[2:]
     with torch.inference_mode():
         before = taught.conclude(features).novelty.mean()
         assert taught.conclude(strange).novelty < 2 * before  # no further from the mean than others

@@ -294,11 +294,13 @@ class RecognizerNetwork(nn.Module):
 
     @torch.no_grad()
     def learn_axes(self, features: Tensor) -> None:
-        """Take the main axes of features (N, F) of training pictures, and how much these leave in the mean."""
+        """Take the main axes of training pictures' features (N, F), and how much these leave in the mean."""
         known = self.norm(features).clamp(-FAR, FAR)
-        self.axes.copy_(torch.linalg.eigh(known.T @ known).eigenvectors[:, -self.config.axes :].T)
+        ascending = torch.linalg.eigh(known.T @ known).eigenvectors.T
+        self.axes.copy_(ascending[len(ascending) - self.config.axes :])
         self.residue.copy_(self._beside(known).mean().clamp_min(1e-6))
 
+    @torch.no_grad()
     def _beside(self, features: Tensor) -> Tensor:
         """(B,): mean square of the part of normed features (B, F) that no axis holds."""
         near = features.clamp(-FAR, FAR)
