@@ -267,7 +267,7 @@ def _waves(rng: Any, size: tuple[int, int], scale: int) -> Any:
     from PIL import Image
 
     small = rng.normal(size=[n // scale + 2 for n in size]).astype(np.float32)
-    return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(small).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def _spotlight(rng: Any, photo: Any) -> Any:
