@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -114,7 +116,7 @@ def test_a_buffer_without_a_picture_is_refused(restorer, pixels):
 
 
 def test_load_a_file(small_weights):
-    restorer = load(small_weights, device="cpu", precision="float32", guard=False)
+    restorer = load(small_weights, device="cpu", precision="float32")
     report = restorer(torch.rand(3, 20, 30)).report
     assert (report.model, report.device, report.precision) == ("small", "cpu", "float32")
     assert report.weights_sha256 == hash_file(small_weights)
@@ -210,11 +212,19 @@ def test_a_trace_of_a_kind_is_enough_to_restore(haze, alone):
 
 
 @pytest.mark.parametrize(
-    ("oracle", "alone"), [(Oracle(nothing=5.0), True), (Oracle(nothing=5.0, jpeg=0.0), False)]
+    ("oracle", "size", "alone"),
+    [
+        (Oracle(nothing=5.0), (40, 50), True),
+        (Oracle(nothing=5.0, haze=-1.5), (40, 50), False),
+        (Oracle(nothing=0.0), (40, 50), False),
+        (Oracle(nothing=5.0), (20, 50), False),  # too small to show anything
+    ],
 )
-def test_a_strange_picture_is_spared_if_nothing_is_found(oracle, alone):
-    """Too small to rely on what is found: what must be done without being sure is as little as can be."""
-    report = guarded(oracle)(torch.rand(3, 20, 50)).report
+def test_a_strange_picture_is_spared_if_nothing_is_found(oracle, size, alone):
+    """What must be done without being sure is as little as can be."""
+    restorer = guarded(oracle)
+    restorer.recognizer.config = replace(restorer.recognizer.config, familiar=-1.0)
+    report = restorer(torch.rand(3, *size)).report
     assert (report.recognized["verdict"], report.guards.get("left_alone", False)) == ("unknown", alone)
 
 

@@ -50,6 +50,7 @@ class Diagnosis:
         familiar: whether novelty and size are such that the rest may be relied on.
         recognizer: name of the weights.
         seconds: that it took.
+        large_enough: whether the picture is large enough to show anything.
     """
 
     verdict: str
@@ -61,6 +62,7 @@ class Diagnosis:
     familiar: bool
     recognizer: str
     seconds: float
+    large_enough: bool = True
 
     @property
     def sure(self) -> bool:
@@ -71,13 +73,13 @@ class Diagnosis:
     def needs_nothing(self, prompts: Sequence[str] = ()) -> bool:
         """Whether nothing is wrong, or surely no kind is there that a network guided by `prompts` knows.
 
-        A picture unlike those of training is spared, too, in which nothing at all is found.
+        A picture unlike those of training is spared, too, in which nothing at all is found, unless it is too
+        small to show anything.
         """
         strange = [kind for kind in self.probabilities if not _naming(kind, prompts)] if prompts else []
         nothing_found = self.nothing_wrong >= NOTHING_WRONG and self._shows_only(())
-        return (
-            self.verdict == "nothing wrong" or nothing_found or (self.familiar and self._shows_only(strange))
-        )
+        spared = self.familiar and self._shows_only(strange)
+        return self.verdict == "nothing wrong" or spared or (self.large_enough and nothing_found)
 
     @property
     def keeps_light(self) -> bool:
@@ -229,6 +231,7 @@ def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough
         familiar,
         name,
         0.0,
+        large_enough,
     )
 
 

@@ -10,6 +10,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 from skimage import data
 from tests.video.conftest import packets, pictures, read_film, write_film
 from typer.testing import CliRunner
@@ -181,10 +182,11 @@ def test_a_guided_network_is_told_per_shot(guided, tmp_path):
 
 
 CODE = """
-import sys, time
+import sys, time, torch
 from pathlib import Path
 from pellucid.restorer import load
 from pellucid.video import restore_video
+torch.set_num_threads(int(sys.argv[4]))  # others add up in another order
 restorer = load(device="cpu", precision="float32", guard=False)
 def slowly(done, total):
     print(done, flush=True)
@@ -197,7 +199,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(unguarded, tmp_path):
     source = write_film(tmp_path / "film.mp4", pictures(14), sound=True)
     target = tmp_path / "killed.mp4"
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, str(source), str(target), "0.3"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CODE, str(source), str(target), "0.3", str(torch.get_num_threads())],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
