@@ -60,5 +60,12 @@ def test_a_wall_has_straight_courses_and_grass_has_none():
     assert joints > 1.25 * blades and slats > 1.25 * blades
 
 
+@pytest.mark.parametrize("size", [(256, 479), (479, 256)])
+def test_a_wall_lies_or_stands_in_a_picture_of_any_shape(size: tuple[int, int]):
+    for seed in range(12):  # a fifth of them stand
+        lines = drawn._joints(np.random.default_rng(seed), size)
+        assert lines.shape == size and lines.min() < 0.5 < lines.max()
+
+
 def test_stones_narrower_than_their_joints_are_drawn():
     assert drawn._joints(np.random.default_rng(5344), (200, 200)).shape == (200, 200)

@@ -224,12 +224,12 @@ def _joints(rng: Any, size: tuple[int, int]) -> Any:
     """(H, W) in [0, 1]: 1 on the joints between courses of stones, each of which has a tone of its own."""
     from PIL import Image
 
-    height, width = (n // 4 * 12 for n in size)  # drawn twice as large, half of it beyond the edges
+    side = 3 * max(size)  # drawn twice as large, half of it beyond the edges, upright or lying
     high, wide, joint = int(rng.integers(8, 60)), int(rng.integers(16, 130)), rng.uniform(0.08, 0.3)
-    image, draw = _canvas((255, 255, 255), (height, width))
+    image, draw = _canvas((255, 255, 255), (side, side))
     gap = min(max(1, round(joint * high)), wide - 1)
-    for row, y in enumerate(range(0, height, high)):
-        for x in range(-(row % 2) * wide // 2, width, wide):
+    for row, y in enumerate(range(0, side, high)):
+        for x in range(-(row % 2) * wide // 2, side, wide):
             tone = int(rng.integers(0, 110))
             left, top = (int(v + rng.integers(0, 1 + gap // 2)) for v in (x, y))
             draw.rectangle((left, top, left + wide - gap - 1, top + high - gap - 1), fill=(tone,) * 3)

@@ -32,9 +32,10 @@ from pellucid.evaluate.recognition import calibrate_checkpoint, judge
 from pellucid.labels import LabelledPictures, validation_shards, with_drawn
 from pellucid.models.recognizer import MOMENTUM, Answers, reduced
 from pellucid.recipe import Recipe
-from pellucid.train import DRAWN, IMITATED, Progress, training_device, training_precision
+from pellucid.train import IMITATED, Progress, training_device, training_precision
 
 LOG_EVERY = 20  # steps
+DRAWN = 600  # training pictures that are no photographs, of ten sorts and more
 STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
 SETTLING = 80  # batches, for the statistics of the averaged weights
 FITTING = 800  # batches, to fit the head to
