@@ -1,4 +1,4 @@
-"""What it costs a guided network that nobody tells it what is wrong: the true kind against the recognized one.
+"""What it costs a guided network to be told nothing: the true kind against the one recognized.
 
     python benchmarks/told.py --shards SHARDS [--model dfpir_s.5task] [--limit 10]
 
