@@ -2,8 +2,8 @@
 
     python benchmarks/told.py --shards SHARDS [--model dfpir_s.5task] [--limit 10]
 
-The validation pairs whose kind the network has a prompt for, each restored with that prompt and, where the
-recognizer takes it for another, with the recognizer's. Without guard. PSNR in dB.
+The validation pairs whose kind the network has a prompt for, each restored with that prompt and, where
+another of the network's prompts is more probable to the recognizer, with that one. Without guard. PSNR in dB.
 """
 
 import argparse
@@ -34,7 +34,9 @@ def main() -> None:
         told = score(restorer, degraded, clean, true)
         recognized = told if named == true else score(restorer, degraded, clean, named)
         rows[row].append((named == true, told, recognized))
-    print("| row | pictures | recognized as given | dB told | dB recognized |\n|---|---|---|---|---|")
+    if not rows:
+        parser.error(f"no validation pair shows a kind that {options.model} has a prompt for.")
+    print("| row | pictures | true one most probable | dB told | dB recognized |\n|---|---|---|---|---|")
     every = [picture for pictures in rows.values() for picture in pictures]
     for row, pictures in (*rows.items(), ("all", every)):
         right, told, recognized = zip(*pictures, strict=True)
