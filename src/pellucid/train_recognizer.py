@@ -35,7 +35,7 @@ from pellucid.recipe import Recipe
 from pellucid.train import IMITATED, Progress, training_device, training_precision
 
 LOG_EVERY = 20  # steps
-DRAWN = 600  # training pictures that are no photographs, of ten sorts and more
+DRAWN = 600  # training pictures that are no photographs, of eleven sorts
 STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
 SETTLING = 80  # batches, for the statistics of the averaged weights
 FITTING = 800  # batches, to fit the head to
