@@ -13,6 +13,7 @@ from collections import defaultdict
 from pellucid import load
 from pellucid.data import VALIDATION_KINDS, load_shards, validation_pairs
 from pellucid.diagnosis import Recognizer
+from pellucid.evaluate.pairs import choose_prompt
 from pellucid.metrics.psnr_rgb import psnr_rgb
 
 
@@ -27,7 +28,7 @@ def main() -> None:
         parser.error(f"{options.model} is blind: nothing tells it what is wrong. Give guided weights.")
     rows: dict[str, list[tuple[bool, float, float]]] = defaultdict(list)
     for row, degraded, clean in validation_pairs(load_shards(options.shards, "val"), options.limit):
-        true = next((p for p in (row, VALIDATION_KINDS[row]) if p in restorer.prompts), None)
+        true = choose_prompt(restorer, row, VALIDATION_KINDS[row])
         if true is None:
             continue
         named = recognizer(degraded[0]).prompt(restorer.prompts)
