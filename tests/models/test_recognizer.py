@@ -11,6 +11,7 @@ from pellucid import models
 from pellucid.checkpoint import Checkpoint
 from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.degradations.jpeg import Jpeg, JpegParams
+from pellucid.errors import InputError
 from pellucid.models.recognizer import SCALES, BlockSpectrum, RecognizerConfig, RecognizerNetwork
 
 SPEC = models.get("recognizer")
@@ -127,6 +128,12 @@ def test_strengths_are_decoded_as_encoded_and_stay_in_range(kind):
 def test_a_better_jpeg_is_a_weaker_one():
     assert SCALES["jpeg"].presence(20) == 1.0
     assert SCALES["jpeg"].presence(95) == 0.0
+
+
+@pytest.mark.parametrize("axes", [0, 5000])
+def test_it_has_no_more_axes_than_features(axes: int):
+    with pytest.raises(InputError, match=f"{axes} axes; expected 1 to "):
+        RecognizerNetwork(RecognizerConfig(axes=axes))
 
 
 def test_novelty_is_what_the_main_axes_of_training_leave(network):

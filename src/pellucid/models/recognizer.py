@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid.errors import InputError
 from pellucid.models._spec import ModelSpec
 
 BLOCK = 8  # JPEG's
@@ -244,7 +245,11 @@ class View(nn.Module):
 
 
 class RecognizerNetwork(nn.Module):
-    """Pictures (B, 3, H, W) in [0, 1] of any size to `Answers`."""
+    """Pictures (B, 3, H, W) in [0, 1] of any size to `Answers`.
+
+    Raises:
+        InputError: more axes than features, or none.
+    """
 
     axes: Tensor
     residue: Tensor
@@ -254,6 +259,10 @@ class RecognizerNetwork(nn.Module):
         self.config = config
         self.spectrum, self.trunk, self.view = BlockSpectrum(), Trunk(config.widths), View()
         width = self.spectrum.width + self.trunk.width + self.view.width
+        if not 1 <= config.axes <= width:
+            raise InputError(
+                f"The recognizer has {config.axes} axes; expected 1 to {width}, as it has that many features."
+            )
         self.norm = nn.BatchNorm1d(width, momentum=MOMENTUM, affine=False)
         self.first = nn.Linear(width, config.hidden)
         self.second = nn.Linear(config.hidden, config.hidden)
