@@ -1,9 +1,11 @@
 """What the guard changes: how many pictures come back worse with it and without, and what recognizing costs.
 
     python benchmarks/guard.py --shards SHARDS [--limit 20]
+    python benchmarks/guard.py --clean FOLDER
 
 Each validation pair is restored once by the default weights and recognized once; with the guard, a picture in
 which surely nothing is wrong counts as it came, and one in which surely nothing changed the light keeps it.
+With --clean, only what becomes of a folder's pictures, which are all taken to be clean.
 "Worse" is a PSNR lower than the input's by more than 0.005 dB; a clean picture is worse if it changed at all.
 """
 
@@ -11,11 +13,12 @@ import argparse
 import statistics
 import time
 from itertools import groupby
+from pathlib import Path
 
 import torch
 
 from pellucid import load
-from pellucid.data import LEAST_SIDE, center_crop, load_shards, validation_pairs
+from pellucid.data import LEAST_SIDE, PictureBank, center_crop, load_shards, read_rgb8, validation_pairs
 from pellucid.diagnosis import Recognizer
 from pellucid.labels import validation_shards
 from pellucid.light import keep_light
@@ -28,11 +31,18 @@ TOLERANCE = 0.005  # dB
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shards", required=True, help="folder with manifest.json")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--shards", help="folder with manifest.json")
+    source.add_argument("--clean", type=Path, help="folder with clean pictures")
     parser.add_argument("--model", default=DEFAULT, help="weights by name, or a file")
     parser.add_argument("--limit", type=int, default=20, help="pictures of each kind")
     options = parser.parse_args()
     restorer, recognizer = load(options.model, device="cpu", precision="float32"), Recognizer.load()
+    if options.clean:
+        files = sorted(file for file in options.clean.iterdir() if file.is_file())
+        bank = PictureBank.from_pictures([read_rgb8(file) for file in files], [file.name for file in files])
+        measure_clean(restorer, recognizer, {options.clean.name: bank})
+        return
     print(
         "| validation pairs | pictures | left alone | worse without guard | worse with guard "
         "| dB without | dB with |"
@@ -53,7 +63,7 @@ def main() -> None:
         if kind != "clean":
             total = [a + b for a, b in zip(total, (len(rows), left, *worse), strict=True)]
     print(f"| all degraded | {' | '.join(map(str, total))} | | |\n")
-    measure_clean(restorer, recognizer, validation_shards(load_shards(options.shards, "val")))
+    measure_clean(restorer, recognizer, validation_shards(load_shards(options.shards, "val")).banks)
     picture = torch.rand(3, 1000, 1000)
     recognizer(picture)
     times = sorted(timed(recognizer, picture) for _ in range(RUNS))
@@ -63,11 +73,11 @@ def main() -> None:
     )
 
 
-def measure_clean(restorer, recognizer, shards) -> None:
+def measure_clean(restorer, recognizer, banks) -> None:
     """What becomes of every clean picture of the data: photographs by source, and drawings."""
     print("| clean pictures | n | left alone | least dB without guard | with guard | below 45 dB with it |")
     print("|---|---|---|---|---|---|")
-    for source, bank in shards.banks.items():
+    for source, bank in banks.items():
         least, guarded, left = [], [], 0
         for i in range(len(bank)):
             picture = center_crop(bank.picture(i)[None, :3], LEAST_SIDE)

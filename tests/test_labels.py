@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,20 @@ def rng(seed: int = 0) -> torch.Generator:
 @pytest.fixture(scope="module")
 def banks(shards: Path):
     return with_drawn(load_shards(shards, "train"), 9)
+
+
+def test_drawings_that_the_data_hold_are_half_of_what_is_drawn(tmp_path: Path, write_shards):
+    rows = [({"path": f"{i}.png", "role": "drawing", "split": "train"}, drawing(i)) for i in range(2)]
+    bank = with_drawn(load_shards(write_shards(tmp_path, rows), "train"), 9).banks["drawn"]
+    assert bank.names[:9] == ("0.png", "1.png") * 4 + ("drawn/0",)
+    assert len(bank) == 8 + 9
+    assert torch.equal((bank.picture(3) * 255).round().byte(), torch.from_numpy(drawing(1)).permute(2, 0, 1))
+    few = with_drawn(load_shards(tmp_path, "train"), 1).banks["drawn"]  # none is left out
+    assert few.names == ("0.png", "1.png", "drawn/0")
+
+
+def drawing(i: int) -> np.ndarray:
+    return np.full((20, 30, 3), 40 * i, np.uint8)
 
 
 def test_presence_is_one_zero_or_open():

@@ -199,6 +199,7 @@ def load_shards(root: str | Path, split: str) -> Shards:
         return [rgb[y0:y1, x0:x1], stored[y0:y1, x0:x1, None]]
 
     add("clean", "clean", lambda f: [read(f["path"])])
+    add("drawn", "drawing", lambda f: [read(f["path"])])
     add("rain_pairs", "rain-streak", lambda f: [read(f["gt"]), read(f["path"])[..., :1]])
     add("depth", "haze-depth", depth_planes)
     for source, (clean_role, degraded_role) in PAIR_ROLES.items():

@@ -286,13 +286,20 @@ def _chance(rng: torch.Generator) -> float:
 
 
 def with_drawn(shards: Shards, count: int, seed: int = 0, *, textures: bool = False) -> Shards:
-    """The shards, and the source "drawn" with `count` pictures that are no photographs (`draw_pictures`)."""
+    """The shards, and the source "drawn" with `count` pictures that are no photographs (`draw_pictures`).
+
+    Drawings that the shards hold already come first, so often that they are up to half of the source.
+    """
     photographs: list[Tensor] = []
     if (bank := shards.banks.get("clean")) is not None:
         chosen = (bank.picture(i)[:3] for i in range(0, len(bank), max(1, len(bank) // 40)))
         photographs = [(picture * 255).round().byte().permute(1, 2, 0) for picture in chosen]
     pictures = draw_pictures(count, seed, photographs, textures=textures)
-    drawn = PictureBank.from_pictures(pictures, [f"drawn/{i}" for i in range(count)])
+    names = [f"drawn/{i}" for i in range(count)]
+    if (given := shards.banks.get("drawn")) is not None:
+        times = max(1, count // len(given))
+        pictures, names = [*list(given.clean_pictures()) * times, *pictures], [*given.names * times, *names]
+    drawn = PictureBank.from_pictures(pictures, names)
     return Shards({**shards.banks, "drawn": drawn}, shards.data_hash)
 
 
