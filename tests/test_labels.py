@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid import degradations
+from pellucid import degradations, labels
 from pellucid.data import Task, load_shards, validation_pairs
 from pellucid.degradations.defocus_blur import DefocusBlurParams
 from pellucid.degradations.gaussian_noise import GaussianNoise
@@ -41,6 +41,32 @@ def test_drawings_that_the_data_hold_are_half_of_what_is_drawn(tmp_path: Path, w
     assert torch.equal((bank.picture(3) * 255).round().byte(), torch.from_numpy(drawing(1)).permute(2, 0, 1))
     few = with_drawn(load_shards(tmp_path, "train"), 1).banks["drawn"]  # none is left out
     assert few.names == ("0.png", "1.png", "drawn/0")
+
+
+@pytest.mark.parametrize(
+    ("gray", "grain", "alike"), [(0, 0, False), (1, 0, True), (0, 1, True)], ids=["color", "gray", "grain"]
+)
+def test_noise_may_be_alike_in_all_channels(gray, grain, alike, tmp_path: Path, write_shards, monkeypatch):
+    monkeypatch.setattr(labels, "GRAY", gray)
+    monkeypatch.setattr(labels, "GRAIN", grain)
+    flat = np.full((48, 48, 3), 128, np.uint8)
+    shards = load_shards(
+        write_shards(tmp_path, [({"path": "0.png", "role": "clean", "split": "train"}, flat)]), "train"
+    )
+    noise = LabelledPictures(shards, [Task("noise", 1, "clean", "gaussian_noise", sigma=25.0)], 40)
+    pictures, presence, strengths = noise.draw(4, rng())
+    assert bool((pictures[:, :1] == pictures[:, 1:]).all()) is alike
+    assert pictures.std(dim=(2, 3)).mul(255) == pytest.approx(25, rel=0.1)
+    assert presence[:, KINDS.index("noise")].tolist() == [1] * 4
+    assert SCALES["noise"].decode(float(strengths[0, KINDS.index("noise")])) == pytest.approx(25)
+
+
+def test_pairs_may_be_gray(banks, monkeypatch):
+    monkeypatch.setattr(labels, "GRAY", 1)
+    pairs = LabelledPictures(banks, [Task("low_light", 1, "low_light_pairs")], 40)
+    pictures, presence, _ = pairs.draw(3, rng())
+    assert torch.equal(pictures[:, :1].expand(-1, 3, -1, -1), pictures)
+    assert presence[:, KINDS.index("low_light")].tolist() == [1] * 3
 
 
 def drawing(i: int) -> np.ndarray:
@@ -169,6 +195,9 @@ def test_validation_pictures_are_those_of_restoration(shards: Path):
             assert torch.equal(seen[name].picture, degraded[0]), name
     assert seen["noise_25"].truth.strengths == {"noise": 25.0}
     assert seen["clean"].truth.strengths == {}
+    for name in ("gray_clean", "gray_noise", "gray_blur"):
+        assert torch.equal(seen[name].picture[[1, 1, 1]], seen[name].picture), name
+    assert set(seen["gray_noise"].truth.strengths) == {"noise"}
 
 
 def test_noise_is_told_by_its_sigma(banks):

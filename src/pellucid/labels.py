@@ -23,13 +23,15 @@ from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.degradations.motion_blur import motion_kernel
 from pellucid.drawn import draw_pictures
 from pellucid.errors import RecipeError
-from pellucid.models.recognizer import SCALES
+from pellucid.models.recognizer import SCALES, mirrored
 
 KINDS = tuple(SCALES)
 # Where a degradation changes a picture by less (root mean square, in gray levels), nobody can see it, and the
 # kind has no label: blur on a flat color, for example.
 INVISIBLE = 0.7
 REAL_STREAKS = 0.6  # share of the rain that real streak planes make, where the data has them
+GRAY = 0.15  # share of pictures without color
+GRAIN = 0.2  # share of noise that is alike in all channels, as that of film
 MORE_ON_PAIRS = 0.3  # share of the real pairs that are degraded further
 MOST_REDUCTION = 2.5
 VALIDATION_DRAWN = 54  # validation pictures that are no photographs
@@ -183,8 +185,15 @@ class LabelledPictures:
             planes = (
                 torch.cat([planes[:3] ** (0.75 + 0.6 * _chance(rng)), planes[3:]]) if not native else planes
             )
+        gray = _chance(rng) < GRAY
+        if gray and not native:
+            planes = _without_color(planes)
         labelled = degrade_labelled(task, planes[None], rng, self.banks)
         picture = labelled.picture
+        if task.kind == "noise" and not native and _chance(rng) < GRAIN:
+            picture = (planes[:3] + (picture - planes[:3])[1:2]).clamp(0, 1)
+        if gray:
+            picture = _without_color(picture)
         if _chance(rng) < 0.7:
             picture = (picture * 255).round() / 255
         return Labelled(picture, labelled.truth)
@@ -192,9 +201,7 @@ class LabelledPictures:
     def _region(self, whole: Tensor, rng: torch.Generator, *, native: bool) -> Tensor:
         """(K, S, S) of a picture (K, H, W): as it is, or reduced, which frees it from its file's traces."""
         side = self.side
-        if min(whole.shape[-2:]) < side:
-            grown = (0, max(0, side - whole.shape[2]), 0, max(0, side - whole.shape[1]))
-            whole = F.pad(whole[None], grown, mode="replicate")[0]
+        whole = mirrored(whole, side, side)
         most = min(whole.shape[-2:]) / side
         reduction = 1.0
         if not native and _chance(rng) < 0.5:
@@ -207,6 +214,11 @@ class LabelledPictures:
         if taken != side:
             planes = F.interpolate(planes[None], (side, side), mode="bilinear", antialias=True)[0].clamp(0, 1)
         return planes.flip(2) if _chance(rng) < 0.5 else planes
+
+
+def _without_color(planes: Tensor) -> Tensor:
+    """(..., K, H, W) with green in place of red and blue, which is as noisy as each was."""
+    return torch.cat([planes[..., [1, 1, 1], :, :], planes[..., 3:, :, :]], dim=-3)
 
 
 def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Mapping[str, Bank]) -> Labelled:
@@ -273,10 +285,7 @@ def _more(kind: str, rng: torch.Generator) -> list[Degradation]:
 
 def _streaks(bank: Bank, size: Sequence[int], rng: torch.Generator) -> Tensor:
     """(1, 1, H, W) real streaks; a smaller plane is mirrored."""
-    plane = bank.picture(int(torch.randint(len(bank), (), generator=rng)))[3:4]
-    for axis, length in ((1, size[0]), (2, size[1])):
-        while plane.shape[axis] < length:
-            plane = torch.cat([plane, plane.flip(axis)], dim=axis)
+    plane = mirrored(bank.picture(int(torch.randint(len(bank), (), generator=rng)))[3:4], *size)
     top, left = (int(_chance(rng) * (plane.shape[a] - n + 1)) for a, n in ((1, size[0]), (2, size[1])))
     return plane[None, :, top : top + size[0], left : left + size[1]]
 
@@ -323,6 +332,9 @@ FURTHER_TASKS = (
     ("clean_depth", Task("clean", 1, "depth")),
     ("drawn_jpeg", Task("jpeg", 1, "drawn", "jpeg")),
     ("drawn_noise", Task("noise", 1, "drawn", "gaussian_noise")),
+    ("gray_clean", Task("clean", 1, "clean")),
+    ("gray_noise", Task("noise", 1, "clean", "gaussian_noise")),
+    ("gray_blur", Task("blur", 1, "clean", "defocus_blur")),
 )
 
 
@@ -347,6 +359,9 @@ def validation_pictures(shards: Shards, limit: int | None = None) -> Iterator[tu
                 yield name, i, _papers_noise(planes, float(name.removeprefix("noise_")), rng)
             elif task.operator is None and task.kind != "clean":
                 yield name, i, _as_it_is(task, planes)
+            elif name.startswith("gray_"):
+                labelled = degrade_labelled(task, _without_color(planes), rng, shards.banks)
+                yield name, i, replace(labelled, picture=_without_color(labelled.picture))
             else:
                 yield name, i, degrade_labelled(task, planes, rng, shards.banks)
 

@@ -12,7 +12,7 @@ from pellucid.checkpoint import Checkpoint
 from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.degradations.jpeg import Jpeg, JpegParams
 from pellucid.errors import InputError
-from pellucid.models.recognizer import SCALES, BlockSpectrum, RecognizerConfig, RecognizerNetwork
+from pellucid.models.recognizer import SCALES, BlockSpectrum, RecognizerConfig, RecognizerNetwork, mirrored
 
 SPEC = models.get("recognizer")
 KINDS = SPEC.config.kinds
@@ -128,6 +128,16 @@ def test_strengths_are_decoded_as_encoded_and_stay_in_range(kind):
 def test_a_better_jpeg_is_a_weaker_one():
     assert SCALES["jpeg"].presence(20) == 1.0
     assert SCALES["jpeg"].presence(95) == 0.0
+
+
+def test_a_small_picture_is_continued_by_its_mirror_image(network):
+    row = torch.arange(3.0).expand(1, 1, 2, 3)
+    assert mirrored(row, 1, 8)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
+    assert mirrored(row, 2, 3) is row
+    small = pictures(1, 60, 70)
+    with torch.inference_mode():
+        crops, _ = network.look(small)
+    assert torch.equal(crops[:, 0], mirrored(small, 128, 128))
 
 
 @pytest.mark.parametrize("axes", [0, 5000])

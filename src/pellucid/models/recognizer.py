@@ -277,9 +277,7 @@ class RecognizerNetwork(nn.Module):
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Crops (B, N, 3, P, P), spread evenly over the picture on JPEG's grid, and the view (B, 3, V, V)."""
         side, most = self.config.crop, self.config.crops
-        height, width = x.shape[-2:]
-        grown = (0, max(0, side - width), 0, max(0, side - height))
-        full = F.pad(x, grown, mode="replicate") if any(grown) else x
+        full = mirrored(x, side, side)
         rows, columns = (_starts(length, side, most) for length in full.shape[-2:])
         crops = [full[..., top : top + side, left : left + side] for top in rows for left in columns]
         return torch.stack(crops, dim=1), reduced(x, self.config.view)
@@ -314,6 +312,14 @@ class RecognizerNetwork(nn.Module):
         """(B,): mean square of the part of normed features (B, F) that no axis holds."""
         near = features.clamp(-FAR, FAR)
         return (near - near @ self.axes.T @ self.axes).square().mean(1)
+
+
+def mirrored(x: Tensor, height: int, width: int) -> Tensor:
+    """(..., H, W), continued by its mirror image to (..., height, width) at least: as noisy there as here."""
+    for axis, length in ((-2, height), (-1, width)):
+        while x.shape[axis] < length:
+            x = torch.cat([x, x.flip(axis)], dim=axis).narrow(axis, 0, min(2 * x.shape[axis], length))
+    return x
 
 
 def reduced(x: Tensor, side: int) -> Tensor:

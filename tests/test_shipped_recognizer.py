@@ -1,0 +1,44 @@
+"""What the shipped recognizer must not miss, on photographs that it was not trained on."""
+
+import numpy as np
+import pytest
+from skimage import data
+
+from pellucid.diagnosis import Recognizer
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return Recognizer.load()
+
+
+def noisy(photograph: np.ndarray, sigma: float, channels: int) -> np.ndarray:
+    noise = np.random.default_rng(3).normal(0, sigma, (*photograph.shape[:2], channels))
+    return np.clip(photograph + noise, 0, 255).round().astype(np.uint8)
+
+
+GRAY = np.repeat(data.camera()[:304, :400, None], 3, axis=2)
+COLOR = data.coffee()[:304, :400]
+
+
+@pytest.mark.parametrize("sigma", [15, 25, 50])
+@pytest.mark.parametrize(
+    ("photograph", "channels"),
+    [(COLOR, 3), (COLOR, 1), (GRAY, 1)],
+    ids=["a color photograph", "grain in a color photograph", "a gray photograph"],
+)
+def test_noise_is_seen(recognizer, photograph, channels, sigma):
+    found = recognizer(noisy(photograph, sigma, channels))
+    assert "noise" in found.present and not found.needs_nothing()
+    assert found.strengths["noise"] == pytest.approx(sigma, rel=0.3)
+
+
+@pytest.mark.parametrize("side", [64, 96, 120])
+def test_noise_is_seen_in_a_picture_smaller_than_a_crop(recognizer, side):
+    found = recognizer(noisy(data.astronaut()[60 : 60 + side, 180 : 180 + side], 25, 3))
+    assert "noise" in found.present
+
+
+@pytest.mark.parametrize("photograph", [GRAY, COLOR], ids=["gray", "color"])
+def test_clean_photographs_need_nothing(recognizer, photograph):
+    assert recognizer(photograph).needs_nothing()
