@@ -253,14 +253,13 @@ def test_light_is_kept_by_what_each_kind_has_and_not_by_the_verdict():
         (Oracle(blur=5.0), True, True),
         (Oracle(nothing=0.0, blur=-1.5), True, True),  # unknown
         (Oracle(blur=5.0), False, False),
-        (Oracle(blur=5.0, haze=-1.5), True, True),  # 0.18
-        (Oracle(blur=5.0, haze=-1.3), True, False),  # 0.21
+        (Oracle(blur=5.0, haze=-1.5), True, False),
         (Oracle(low_light=5.0), True, False),
         (Oracle(noise=5.0), True, False),
         (Oracle(rain=5.0), True, False),
     ],
 )
-def test_light_is_kept_where_hardly_anything_changed_it(oracle, guard, kept):
+def test_light_is_kept_where_surely_nothing_changed_it(oracle, guard, kept):
     restorer, picture = guarded(oracle, guard=guard), torch.rand(3, 40, 50)
     restoration = restorer(picture)
     assert restoration.report.guards.get("light_kept", False) == kept

@@ -360,7 +360,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         return self.guard and found.needs_nothing(self.prompts)
 
     def keeps_light(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and hardly anything is there that changes light."""
+        """Whether the guard is on, and surely nothing is there that changes light."""
         return self.guard and found.keeps_light
 
     def _prompt(self, diagnosis: str | None) -> int | None:

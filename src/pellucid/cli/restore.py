@@ -64,7 +64,7 @@ def restore(
         typer.Option(
             "--guard/--no-guard",
             help="Leave a picture alone in which surely nothing is wrong, and its light where "
-            "hardly anything changed it.",
+            "surely nothing changed it.",
         ),
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,

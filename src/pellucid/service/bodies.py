@@ -53,7 +53,7 @@ class RestoreOptions(BaseModel):
     guard: bool = Field(
         True,
         description="Leave a picture alone in which surely nothing is wrong, and its light where "
-        "hardly anything changed it.",
+        "surely nothing changed it.",
     )
     format: Format | SkipJsonSchema[None] = Field(
         None, description="Of the result. Default: what Accept names, else the input's own."
