@@ -253,6 +253,7 @@ def test_light_is_kept_by_what_each_kind_has_and_not_by_the_verdict():
         (Oracle(blur=5.0), True, True),
         (Oracle(nothing=0.0, blur=-1.5), True, True),  # unknown
         (Oracle(blur=5.0), False, False),
+        (Oracle(blur=5.0, haze=-2.4), True, True),  # 0.08
         (Oracle(blur=5.0, haze=-1.5), True, False),
         (Oracle(low_light=5.0), True, False),
         (Oracle(noise=5.0), True, False),

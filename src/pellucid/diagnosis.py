@@ -31,8 +31,9 @@ PRESENT = 0.5  # probability from which a kind counts as present
 OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.06  # probability up to which a kind is surely not there
+HARDLY = 0.1  # probability up to which a kind must not change the light
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 4  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
+GUARD_RULE = 5  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,17 @@ class Diagnosis:
         small to show anything.
         """
         strange = [kind for kind in self.probabilities if not _naming(kind, prompts)] if prompts else []
-        nothing_found = self.nothing_wrong >= NOTHING_WRONG and self._shows_only(())
-        spared = self.familiar and self._shows_only(strange)
+        nothing_found = self.nothing_wrong >= NOTHING_WRONG and self._shows_only((), FAINT)
+        spared = self.familiar and self._shows_only(strange, FAINT)
         return self.verdict == "nothing wrong" or spared or (self.large_enough and nothing_found)
 
     @property
     def keeps_light(self) -> bool:
         """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do."""
-        return self.familiar and self._shows_only(KEEPS_LIGHT)
+        return self.familiar and self._shows_only(KEEPS_LIGHT, HARDLY)
 
-    def _shows_only(self, kinds: Collection[str]) -> bool:
-        return all(p <= FAINT for kind, p in self.probabilities.items() if kind not in kinds)
+    def _shows_only(self, kinds: Collection[str], limit: float) -> bool:
+        return all(p <= limit for kind, p in self.probabilities.items() if kind not in kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
