@@ -40,6 +40,8 @@ def main() -> None:
     restorer, recognizer = load(options.model, device="cpu", precision="float32"), Recognizer.load()
     if options.clean:
         files = sorted(file for file in options.clean.iterdir() if file.is_file())
+        if not files:
+            parser.error(f"{options.clean} holds no files.")
         bank = PictureBank.from_pictures([read_rgb8(file) for file in files], [file.name for file in files])
         measure_clean(restorer, recognizer, {options.clean.name: bank})
         return

@@ -186,7 +186,7 @@ class LabelledPictures:
                 torch.cat([planes[:3] ** (0.75 + 0.6 * _chance(rng)), planes[3:]]) if not native else planes
             )
         gray = _chance(rng) < GRAY
-        if gray and not native:
+        if gray and not native:  # a pair's strength is measured in color
             planes = _without_color(planes)
         labelled = degrade_labelled(task, planes[None], rng, self.banks)
         picture = labelled.picture
@@ -285,7 +285,10 @@ def _more(kind: str, rng: torch.Generator) -> list[Degradation]:
 
 def _streaks(bank: Bank, size: Sequence[int], rng: torch.Generator) -> Tensor:
     """(1, 1, H, W) real streaks; a smaller plane is mirrored."""
-    plane = mirrored(bank.picture(int(torch.randint(len(bank), (), generator=rng)))[3:4], *size)
+    plane = bank.picture(int(torch.randint(len(bank), (), generator=rng)))[3:4]
+    for axis, length in ((1, size[0]), (2, size[1])):  # doubled whole, so that any part of it may be taken
+        while plane.shape[axis] < length:
+            plane = torch.cat([plane, plane.flip(axis)], dim=axis)
     top, left = (int(_chance(rng) * (plane.shape[a] - n + 1)) for a, n in ((1, size[0]), (2, size[1])))
     return plane[None, :, top : top + size[0], left : left + size[1]]
 
@@ -297,7 +300,8 @@ def _chance(rng: torch.Generator) -> float:
 def with_drawn(shards: Shards, count: int, seed: int = 0, *, textures: bool = False) -> Shards:
     """The shards, and the source "drawn" with `count` pictures that are no photographs (`draw_pictures`).
 
-    Drawings that the shards hold already come first, so often that they are up to half of the source.
+    Drawings that the shards hold already come first, so often that they are about half of the source, once if
+    they are more.
     """
     photographs: list[Tensor] = []
     if (bank := shards.banks.get("clean")) is not None:
