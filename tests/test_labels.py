@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pellucid import degradations, labels
+from pellucid import degradations
 from pellucid.data import Task, load_shards, validation_pairs
 from pellucid.degradations.defocus_blur import DefocusBlurParams
 from pellucid.degradations.gaussian_noise import GaussianNoise
@@ -46,14 +46,12 @@ def test_drawings_that_the_data_hold_are_half_of_what_is_drawn(tmp_path: Path, w
 @pytest.mark.parametrize(
     ("gray", "grain", "alike"), [(0, 0, False), (1, 0, True), (0, 1, True)], ids=["color", "gray", "grain"]
 )
-def test_noise_may_be_alike_in_all_channels(gray, grain, alike, tmp_path: Path, write_shards, monkeypatch):
-    monkeypatch.setattr(labels, "GRAY", gray)
-    monkeypatch.setattr(labels, "GRAIN", grain)
+def test_noise_may_be_alike_in_all_channels(gray, grain, alike, tmp_path: Path, write_shards):
     flat = np.full((48, 48, 3), 128, np.uint8)
     shards = load_shards(
         write_shards(tmp_path, [({"path": "0.png", "role": "clean", "split": "train"}, flat)]), "train"
     )
-    noise = LabelledPictures(shards, [Task("noise", 1, "clean", "gaussian_noise", sigma=25.0)], 40)
+    noise = LabelledPictures(shards, [Task("noise", 1, "clean", "gaussian_noise", sigma=25.0)], 40, gray, grain)
     pictures, presence, strengths = noise.draw(4, rng())
     assert bool((pictures[:, :1] == pictures[:, 1:]).all()) is alike
     assert pictures.std(dim=(2, 3)).mul(255) == pytest.approx(25, rel=0.1)
@@ -61,9 +59,8 @@ def test_noise_may_be_alike_in_all_channels(gray, grain, alike, tmp_path: Path, 
     assert SCALES["noise"].decode(float(strengths[0, KINDS.index("noise")])) == pytest.approx(25)
 
 
-def test_pairs_may_be_gray(banks, monkeypatch):
-    monkeypatch.setattr(labels, "GRAY", 1)
-    pairs = LabelledPictures(banks, [Task("low_light", 1, "low_light_pairs")], 40)
+def test_pairs_may_be_gray(banks):
+    pairs = LabelledPictures(banks, [Task("low_light", 1, "low_light_pairs")], 40, gray=1)
     pictures, presence, _ = pairs.draw(3, rng())
     assert torch.equal(pictures[:, :1].expand(-1, 3, -1, -1), pictures)
     assert presence[:, KINDS.index("low_light")].tolist() == [1] * 3

@@ -366,16 +366,24 @@ class Mixer:
             hold each picture of a task `repeat` times, shuffled, as the papers do: large data sets then
             drown small ones.
         seed: shuffles the epochs.
+        gray: share of the samples without color, clean and degraded, 0 to 1.
+        grain: share of the noise by operators that is alike in all channels, as film's is, 0 to 1.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
     """
 
     def __init__(
-        self, shards: Shards, tasks: Sequence[Task], mixing: str = "weighted", seed: int = 0
+        self,
+        shards: Shards,
+        tasks: Sequence[Task],
+        mixing: str = "weighted",
+        seed: int = 0,
+        gray: float = 0.0,
+        grain: float = 0.0,
     ) -> None:
         self.shards, self.tasks = shards, list(tasks)
-        self.mixing, self.seed = mixing, seed
+        self.mixing, self.seed, self.gray, self.grain = mixing, seed, gray, grain
         self._shuffled: tuple[int, Tensor] | None = None
         self.weights = torch.tensor([task.weight for task in self.tasks], dtype=torch.float64)
         self.starts = torch.tensor([task.starts_at for task in self.tasks], dtype=torch.float64)
@@ -416,7 +424,7 @@ class Mixer:
         chosen = self._counted(first, n) if self.mixing == "counted" else self._weighted(n, done, rng)
         for task, count, which in chosen:
             planes = self.shards.banks[task.source].crops(count, size, rng, which)
-            pair = self.pairs(task, planes, rng)
+            pair = self._in_gray_or_color(task, planes, rng)
             degraded.append(pair[0])
             clean.append(pair[1])
             tasks += [task] * count
@@ -446,6 +454,15 @@ class Mixer:
             self._shuffled = epoch, torch.randperm(self.epoch, generator=rng)
         return int(self._shuffled[1][place])
 
+    def _in_gray_or_color(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`pairs`, of which `gray` have no color, and `grain` of the noise is alike in all channels."""
+        gray = _some(self.gray, planes, rng)
+        degraded, clean = self.pairs(task, torch.where(gray, without_color(planes), planes), rng)
+        if task.kind == "noise" and task.operator is not None:
+            grain = _some(self.grain, planes, rng)
+            degraded = torch.where(grain, alike_in_channels(degraded, clean), degraded)
+        return torch.where(gray, without_color(degraded), degraded), clean
+
     def pairs(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Degraded and clean (B, 3, H, W) from a task's crops (B, K, H, W), all in [0, 1]."""
         clean, extra = planes[:, :3], planes[:, 3:]
@@ -465,6 +482,22 @@ class Mixer:
             streaks = self.shards.banks["rain_pairs"].crops(len(clean), clean.shape[-1], rng)[:, 3:]
             return operator.apply(clean, params, streaks=streaks), clean
         return operator.apply(clean, params), clean
+
+
+def _some(share: float, planes: Tensor, rng: torch.Generator) -> Tensor:
+    """(B, 1, 1, 1): whether a sample is one of that share, by chance; nothing is drawn for none."""
+    chosen = torch.rand(len(planes), generator=rng) < share if share else torch.zeros(len(planes)) > 0
+    return chosen.to(planes.device)[:, None, None, None]
+
+
+def without_color(planes: Tensor) -> Tensor:
+    """(..., K, H, W) with green in place of red and blue, which is as noisy as each was."""
+    return torch.cat([planes[..., [1, 1, 1], :, :], planes[..., 3:, :, :]], dim=-3)
+
+
+def alike_in_channels(noisy: Tensor, clean: Tensor) -> Tensor:
+    """(..., 3, H, W) in [0, 1] with the noise of green in all channels, as a film's grain is."""
+    return (clean + (noisy - clean)[..., 1:2, :, :]).clamp(0, 1)
 
 
 # Validation: each kind alone. Name, and the task it is made by; real pairs where the data has them.

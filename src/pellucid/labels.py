@@ -14,7 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid import degradations
-from pellucid.data import DEPTH_STEPS, VALIDATION_TASKS, Bank, PictureBank, Shards, Task, center_crop
+from pellucid.data import (
+    DEPTH_STEPS,
+    VALIDATION_TASKS,
+    Bank,
+    PictureBank,
+    Shards,
+    Task,
+    alike_in_channels,
+    center_crop,
+    without_color,
+)
 from pellucid.degradations import Degradation
 from pellucid.degradations.composite import ORDER, Composite
 from pellucid.degradations.defocus_blur import disc
@@ -30,8 +40,6 @@ KINDS = tuple(SCALES)
 # kind has no label: blur on a flat color, for example.
 INVISIBLE = 0.7
 REAL_STREAKS = 0.6  # share of the rain that real streak planes make, where the data has them
-GRAY = 0.15  # share of pictures without color
-GRAIN = 0.2  # share of noise that is alike in all channels, as that of film
 MORE_ON_PAIRS = 0.3  # share of the real pairs that are degraded further
 MOST_REDUCTION = 2.5
 VALIDATION_DRAWN = 54  # validation pictures that are no photographs
@@ -151,12 +159,16 @@ class LabelledPictures:
         shards: the banks.
         tasks: the mix.
         side: of the square pictures, in pixels, a multiple of 8.
+        gray: share of the pictures without color, 0 to 1.
+        grain: share of the noise by operators that is alike in all channels, as film's is, 0 to 1.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
     """
 
-    def __init__(self, shards: Shards, tasks: Sequence[Task], side: int) -> None:
+    def __init__(
+        self, shards: Shards, tasks: Sequence[Task], side: int, gray: float = 0.0, grain: float = 0.0
+    ) -> None:
         missing = sorted({task.source for task in tasks} - set(shards.banks))
         if missing:
             raise RecipeError(
@@ -164,6 +176,7 @@ class LabelledPictures:
                 f"{', '.join(sorted(shards.banks))}. Remove the tasks, or give other data."
             )
         self.banks, self.tasks, self.side = shards.banks, list(tasks), side
+        self.gray, self.grain = gray, grain
         self.weights = torch.tensor([task.weight for task in tasks], dtype=torch.float64)
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,15 +198,15 @@ class LabelledPictures:
             planes = (
                 torch.cat([planes[:3] ** (0.75 + 0.6 * _chance(rng)), planes[3:]]) if not native else planes
             )
-        gray = _chance(rng) < GRAY
+        gray = _chance(rng) < self.gray
         if gray and not native:  # a pair's strength is measured in color
-            planes = _without_color(planes)
+            planes = without_color(planes)
         labelled = degrade_labelled(task, planes[None], rng, self.banks)
         picture = labelled.picture
-        if task.kind == "noise" and not native and _chance(rng) < GRAIN:
-            picture = (planes[:3] + (picture - planes[:3])[1:2]).clamp(0, 1)
+        if task.kind == "noise" and not native and _chance(rng) < self.grain:
+            picture = alike_in_channels(picture, planes[:3])
         if gray:
-            picture = _without_color(picture)
+            picture = without_color(picture)
         if _chance(rng) < 0.7:
             picture = (picture * 255).round() / 255
         return Labelled(picture, labelled.truth)
@@ -214,11 +227,6 @@ class LabelledPictures:
         if taken != side:
             planes = F.interpolate(planes[None], (side, side), mode="bilinear", antialias=True)[0].clamp(0, 1)
         return planes.flip(2) if _chance(rng) < 0.5 else planes
-
-
-def _without_color(planes: Tensor) -> Tensor:
-    """(..., K, H, W) with green in place of red and blue, which is as noisy as each was."""
-    return torch.cat([planes[..., [1, 1, 1], :, :], planes[..., 3:, :, :]], dim=-3)
 
 
 def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Mapping[str, Bank]) -> Labelled:
@@ -364,8 +372,8 @@ def validation_pictures(shards: Shards, limit: int | None = None) -> Iterator[tu
             elif task.operator is None and task.kind != "clean":
                 yield name, i, _as_it_is(task, planes)
             elif name.startswith("gray_"):
-                labelled = degrade_labelled(task, _without_color(planes), rng, shards.banks)
-                yield name, i, replace(labelled, picture=_without_color(labelled.picture))
+                labelled = degrade_labelled(task, without_color(planes), rng, shards.banks)
+                yield name, i, replace(labelled, picture=without_color(labelled.picture))
             else:
                 yield name, i, degrade_labelled(task, planes, rng, shards.banks)
 
