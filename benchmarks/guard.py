@@ -20,6 +20,7 @@ import torch
 from pellucid import load
 from pellucid.data import LEAST_SIDE, PictureBank, center_crop, load_shards, read_rgb8, validation_pairs
 from pellucid.diagnosis import Recognizer
+from pellucid.errors import UnreadableImageError
 from pellucid.labels import validation_shards
 from pellucid.light import keep_light
 from pellucid.metrics.psnr_rgb import psnr_rgb
@@ -42,7 +43,11 @@ def main() -> None:
         files = sorted(file for file in options.clean.iterdir() if file.is_file())
         if not files:
             parser.error(f"{options.clean} holds no files.")
-        bank = PictureBank.from_pictures([read_rgb8(file) for file in files], [file.name for file in files])
+        try:
+            pictures = [read_rgb8(file) for file in files]
+        except UnreadableImageError as error:
+            parser.error(str(error))
+        bank = PictureBank.from_pictures(pictures, [file.name for file in files])
         measure_clean(restorer, recognizer, {options.clean.name: bank})
         return
     print(

@@ -430,20 +430,6 @@ def test_a_share_of_the_samples_has_no_color(source: str, operator: str | None, 
     assert sum(gray[0]) / 300 == pytest.approx(0.3, abs=0.08)
 
 
-def test_a_share_of_the_drawn_noise_is_alike_in_all_channels(shards: Path) -> None:
-    loaded = load_shards(shards, "train")
-    noise = Task("noise", 1, "clean", "gaussian_noise", sigma=10)
-    degraded, clean, _ = Mixer(loaded, [noise], grain=0.3).batch(300, 16, rng())
-    added = [(d - c)[:, (c > 0.3).all(0) & (c < 0.7).all(0)] for d, c in zip(degraded, clean, strict=True)]
-    alike = [bool((noise - noise[1]).abs().max() < 1e-6) for noise in added if noise.numel() > 30]
-    assert len(alike) > 100  # the others have few values that nothing clips
-    assert sum(alike) / len(alike) == pytest.approx(0.3, abs=0.1)
-    pairs = Task("noise", 1, "camera_noise_pairs")  # these stay as they are
-    assert torch.equal(
-        Mixer(loaded, [pairs], grain=1).batch(3, 16, rng())[0], Mixer(loaded, [pairs]).batch(3, 16, rng())[0]
-    )
-
-
 def test_a_task_joins_when_its_share_of_the_run_is_over(shards: Path) -> None:
     tasks = [Task("clean", 1, "clean"), Task("noise", 9, "camera_noise_pairs", starts_at=0.25)]
     mixer = Mixer(load_shards(shards, "train"), tasks)

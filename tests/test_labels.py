@@ -43,17 +43,15 @@ def test_drawings_that_the_data_hold_are_half_of_what_is_drawn(tmp_path: Path, w
     assert few.names == ("0.png", "1.png", "drawn/0")
 
 
-@pytest.mark.parametrize(
-    ("gray", "grain", "alike"), [(0, 0, False), (1, 0, True), (0, 1, True)], ids=["color", "gray", "grain"]
-)
-def test_noise_may_be_alike_in_all_channels(gray, grain, alike, tmp_path: Path, write_shards):
+@pytest.mark.parametrize("gray", [0, 1])
+def test_noise_in_gray_pictures_is_gray(gray, tmp_path: Path, write_shards):
     flat = np.full((48, 48, 3), 128, np.uint8)
     shards = load_shards(
         write_shards(tmp_path, [({"path": "0.png", "role": "clean", "split": "train"}, flat)]), "train"
     )
-    noise = LabelledPictures(shards, [Task("noise", 1, "clean", "gaussian_noise", sigma=25.0)], 40, gray, grain)
+    noise = LabelledPictures(shards, [Task("noise", 1, "clean", "gaussian_noise", sigma=25.0)], 40, gray)
     pictures, presence, strengths = noise.draw(4, rng())
-    assert bool((pictures[:, :1] == pictures[:, 1:]).all()) is alike
+    assert bool((pictures[:, :1] == pictures[:, 1:]).all()) == gray
     assert pictures.std(dim=(2, 3)).mul(255) == pytest.approx(25, rel=0.1)
     assert presence[:, KINDS.index("noise")].tolist() == [1] * 4
     assert SCALES["noise"].decode(float(strengths[0, KINDS.index("noise")])) == pytest.approx(25)

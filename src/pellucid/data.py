@@ -367,7 +367,6 @@ class Mixer:
             drown small ones.
         seed: shuffles the epochs.
         gray: share of the samples without color, clean and degraded, 0 to 1.
-        grain: share of the noise by operators that is alike in all channels, as film's is, 0 to 1.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
@@ -380,10 +379,9 @@ class Mixer:
         mixing: str = "weighted",
         seed: int = 0,
         gray: float = 0.0,
-        grain: float = 0.0,
     ) -> None:
         self.shards, self.tasks = shards, list(tasks)
-        self.mixing, self.seed, self.gray, self.grain = mixing, seed, gray, grain
+        self.mixing, self.seed, self.gray = mixing, seed, gray
         self._shuffled: tuple[int, Tensor] | None = None
         self.weights = torch.tensor([task.weight for task in self.tasks], dtype=torch.float64)
         self.starts = torch.tensor([task.starts_at for task in self.tasks], dtype=torch.float64)
@@ -455,12 +453,11 @@ class Mixer:
         return int(self._shuffled[1][place])
 
     def _in_gray_or_color(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`pairs`, of which `gray` have no color, and `grain` of the noise is alike in all channels."""
-        gray = _some(self.gray, planes, rng)
+        """`pairs`, of which a share has no color."""
+        if not self.gray:
+            return self.pairs(task, planes, rng)
+        gray = (torch.rand((len(planes), 1, 1, 1), generator=rng) < self.gray).to(planes.device)
         degraded, clean = self.pairs(task, torch.where(gray, without_color(planes), planes), rng)
-        if task.kind == "noise" and task.operator is not None:
-            grain = _some(self.grain, planes, rng)
-            degraded = torch.where(grain, alike_in_channels(degraded, clean), degraded)
         return torch.where(gray, without_color(degraded), degraded), clean
 
     def pairs(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -484,20 +481,9 @@ class Mixer:
         return operator.apply(clean, params), clean
 
 
-def _some(share: float, planes: Tensor, rng: torch.Generator) -> Tensor:
-    """(B, 1, 1, 1): whether a sample is one of that share, by chance; nothing is drawn for none."""
-    chosen = torch.rand(len(planes), generator=rng) < share if share else torch.zeros(len(planes)) > 0
-    return chosen.to(planes.device)[:, None, None, None]
-
-
 def without_color(planes: Tensor) -> Tensor:
     """(..., K, H, W) with green in place of red and blue, which is as noisy as each was."""
     return torch.cat([planes[..., [1, 1, 1], :, :], planes[..., 3:, :, :]], dim=-3)
-
-
-def alike_in_channels(noisy: Tensor, clean: Tensor) -> Tensor:
-    """(..., 3, H, W) in [0, 1] with the noise of green in all channels, as a film's grain is."""
-    return (clean + (noisy - clean)[..., 1:2, :, :]).clamp(0, 1)
 
 
 # Validation: each kind alone. Name, and the task it is made by; real pairs where the data has them.

@@ -21,7 +21,6 @@ from pellucid.data import (
     PictureBank,
     Shards,
     Task,
-    alike_in_channels,
     center_crop,
     without_color,
 )
@@ -104,7 +103,7 @@ def measure_strength(name: str, params: Any, before: Tensor, after: Tensor) -> f
     match name:
         case "gaussian_noise":
             return params.sigma[0]
-        case "camera_noise" | "camera_noise_pairs" | "rain_streaks" | "rain_pairs":
+        case "camera_noise" | "camera_noise_pairs" | "film_grain" | "rain_streaks" | "rain_pairs":
             return _difference(before, after)
         case "haze":
             airlight = torch.tensor(params.airlight[0]).view(1, 3, 1, 1)
@@ -160,15 +159,12 @@ class LabelledPictures:
         tasks: the mix.
         side: of the square pictures, in pixels, a multiple of 8.
         gray: share of the pictures without color, 0 to 1.
-        grain: share of the noise by operators that is alike in all channels, as film's is, 0 to 1.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
     """
 
-    def __init__(
-        self, shards: Shards, tasks: Sequence[Task], side: int, gray: float = 0.0, grain: float = 0.0
-    ) -> None:
+    def __init__(self, shards: Shards, tasks: Sequence[Task], side: int, gray: float = 0.0) -> None:
         missing = sorted({task.source for task in tasks} - set(shards.banks))
         if missing:
             raise RecipeError(
@@ -176,7 +172,7 @@ class LabelledPictures:
                 f"{', '.join(sorted(shards.banks))}. Remove the tasks, or give other data."
             )
         self.banks, self.tasks, self.side = shards.banks, list(tasks), side
-        self.gray, self.grain = gray, grain
+        self.gray = gray
         self.weights = torch.tensor([task.weight for task in tasks], dtype=torch.float64)
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,8 +199,6 @@ class LabelledPictures:
             planes = without_color(planes)
         labelled = degrade_labelled(task, planes[None], rng, self.banks)
         picture = labelled.picture
-        if task.kind == "noise" and not native and _chance(rng) < self.grain:
-            picture = alike_in_channels(picture, planes[:3])
         if gray:
             picture = without_color(picture)
         if _chance(rng) < 0.7:

@@ -30,7 +30,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "zero or more",
     ),
     (("fourier_weight", "balance_weight", "log_floor"), lambda v: v >= 0, "zero or more"),
-    (("gray", "grain"), lambda v: 0 <= v <= 1, "a share, 0 to 1"),
+    (("gray",), lambda v: 0 <= v <= 1, "a share, 0 to 1"),
     (("seed",), lambda v: 0 <= v < 2**63, "zero or more, below 2^63"),
     (("ema_decay",), lambda v: 0 <= v < 1, "zero or more, below one"),
     (("betas",), lambda v: all(0 <= beta < 1 for beta in v), "two values of zero or more, below one"),
@@ -64,8 +64,7 @@ class Recipe:
         log_floor: 0 takes the mean error of the batch; above zero, the mean of log(error + log_floor) over
             its pictures (`pellucid.losses.picture_errors`), for the last part of a training: a fresh network
             would learn to leave good pictures alone, and little else.
-        gray, grain: share of the pictures without color, and of the drawn noise that is alike in all channels
-            (`pellucid.data.Mixer`).
+        gray: share of the pictures that lose their color, 0 to 1.
         precision: one of `PRECISIONS`, Lightning Fabric's words. float32 replaces imitated bf16.
     """
 
@@ -91,7 +90,6 @@ class Recipe:
     balance_weight: float = 0.01
     log_floor: float = 0.0
     gray: float = 0.0
-    grain: float = 0.0
     precision: str = "bf16-mixed"
 
     def to_dict(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def train_recognizer(
     training = with_drawn(load_shards(data, "train"), DRAWN, recipe.seed, textures=True)
     held_out = load_shards(data, "val")
     validation = validation_shards(held_out)
-    drawn = _Drawn(LabelledPictures(training, recipe.tasks, recipe.patch, recipe.gray, recipe.grain), recipe)
+    drawn = _Drawn(LabelledPictures(training, recipe.tasks, recipe.patch, recipe.gray), recipe)
     torch.manual_seed(recipe.seed)
     config = spec.config_from({**asdict(spec.config), **recipe.config})
     network: Any = spec.build(config)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pellucid.degradations.camera_noise import CameraNoise, CameraNoiseParams
+from pellucid.degradations.film_grain import FilmGrain, FilmGrainParams
 from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
 from pellucid.errors import InputError
 from pellucid.srgb import to_linear
@@ -74,3 +75,31 @@ def test_correlation_reaches_the_neighbor() -> None:
 
     assert abs(neighbors(0)) < 0.05
     assert neighbors(0.7) > 0.4
+
+
+def grain(clean: torch.Tensor, softness: float = 0.0, color: float = 0.0) -> torch.Tensor:
+    return FilmGrain().apply(clean, FilmGrainParams((20.0,), (softness,), (color,), (7,))) - clean
+
+
+@pytest.mark.parametrize("softness", [0.0, 0.8])
+@pytest.mark.parametrize(("tone", "share"), [(0.5, 1), (0.2, 0.82), (0.9, 0.65)])
+def test_film_grain_is_strongest_in_middle_tones(softness: float, tone: float, share: float) -> None:
+    found = grain(torch.full((1, 3, 200, 200), tone), softness).std().item() * 255
+    # sqrt(0.1 + 0.9 * 4 u (1 - u)) of sigma, less what white clips
+    assert found == pytest.approx(20 * share, rel=0.06)
+
+
+def test_film_grain_is_alike_in_all_channels_or_partly() -> None:
+    clean = torch.full((1, 3, 200, 200), 0.5)
+    alone = grain(clean)
+    assert torch.equal(alone[:, :1].expand_as(alone), alone)
+    partly = grain(clean, color=0.4)[0].flatten(1)
+    assert float(torch.corrcoef(partly)[0, 1]) == pytest.approx(0.6, abs=0.03)
+
+
+def test_film_grain_is_as_soft_as_told() -> None:
+    clean = torch.full((1, 3, 200, 200), 0.5)
+    for softness, expected in ((0.0, 0.0), (0.8, 0.68), (1.2, 0.84)):  # exp(-1 / 4 softness^2)
+        noise = grain(clean, softness)[0, 1]
+        pairs = torch.stack([noise[:, 1:].flatten(), noise[:, :-1].flatten()])
+        assert float(torch.corrcoef(pairs)[0, 1]) == pytest.approx(expected, abs=0.04)

@@ -31,6 +31,18 @@ def convolve_circular(picture: Tensor, kernel: Tensor) -> Tensor:
     return torch.fft.irfft2(spectrum, s=size)
 
 
+def soften(noise: Tensor, sigma: float) -> Tensor:
+    """White noise (C, H, W) blurred by a Gaussian of `sigma` pixels; its standard deviation stays."""
+    if sigma == 0:
+        return noise
+    reach = max(1, math.ceil(3 * sigma))
+    line = torch.arange(-reach, reach + 1, dtype=noise.dtype, device=noise.device)
+    line = torch.exp(-(line**2) / (2 * sigma**2))
+    kernel = line[:, None] * line
+    kernel = kernel / kernel.sum()
+    return convolve(noise, kernel / kernel.square().sum().sqrt())
+
+
 def splat(way: Tensor) -> Tensor:
     """(k, k) float64 kernel, sum 1, k odd, of the places (2, N) in pixels (y, x) around its middle.
 

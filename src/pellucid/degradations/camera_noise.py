@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.degradations import _draw
 from pellucid.degradations._base import Degradation, Params, check_batch
-from pellucid.degradations._kernels import convolve
+from pellucid.degradations._kernels import soften
 from pellucid.degradations._light import sensor_noise
 from pellucid.srgb import to_encoded, to_linear
 
@@ -82,21 +82,9 @@ class CameraNoise(Degradation):
             sensor_noise(linear[i], shot[i], read[i], _draw.generator(seed, clean))
             for i, seed in enumerate(params.seed)
         ]
-        for i, sigma in enumerate(params.correlation):
-            if sigma > 0:
-                kernel = _gaussian(sigma, clean)
-                noise[i] = convolve(noise[i], kernel / kernel.square().sum().sqrt())
+        noise = [soften(one, sigma) for one, sigma in zip(noise, params.correlation, strict=True)]
         active = tuple(s > 0 or r > 0 for s, r in zip(params.shot, params.read, strict=True))
         return _draw.only_where(active, to_encoded(linear + torch.stack(noise)), clean)
-
-
-def _gaussian(sigma: float, like: Tensor) -> Tensor:
-    """(k, k) Gaussian with sum 1."""
-    reach = max(1, math.ceil(3 * sigma))
-    line = torch.arange(-reach, reach + 1, dtype=like.dtype, device=like.device)
-    line = torch.exp(-(line**2) / (2 * sigma**2))
-    kernel = line[:, None] * line
-    return kernel / kernel.sum()
 
 
 OPERATORS = (CameraNoise(),)
