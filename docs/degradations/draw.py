@@ -18,6 +18,7 @@ SIZE = 200
 PICTURES = {
     "gaussian_noise": ("chelsea", (30, 90), 3),
     "camera_noise": ("chelsea", (30, 90), 2),
+    "film_grain": ("chelsea", (30, 90), 120),
     "rain_streaks": ("astronaut", (0, 120), 10),
     "haze": ("rocket", (190, 210), 36),
     "motion_blur": ("astronaut", (0, 120), 6),

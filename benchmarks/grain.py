@@ -1,19 +1,19 @@
-"""How well noise without color is removed: gray pictures, and grain that is alike in all channels.
+"""How well a film's grain is removed, and the noise of gray pictures, beside white noise in color.
 
-    python benchmarks/gray.py --shards SHARDS [--model daair_s.5task] [--limit 20]
+    python benchmarks/grain.py --shards SHARDS [--model daair_s.5task ...] [--limit 20]
 
-Clean validation photographs with Gaussian noise in 8 bits, in color and in gray, the noise with or without
-color. Without guard; a guided network is told that it is noise. PSNR in dB.
+The first clean validation photographs, degraded, in 8 bits. Without guard; a guided network is told that it
+is noise. PSNR in dB.
 """
 
 import argparse
 import statistics
 from collections import defaultdict
 
-import torch
-
 from pellucid import load
 from pellucid.data import center_crop, load_shards, without_color
+from pellucid.degradations.film_grain import FilmGrain, FilmGrainParams
+from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
 from pellucid.metrics.psnr_rgb import psnr_rgb
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     inputs, outputs = defaultdict(list), [defaultdict(list) for _ in restorers]
     for i in range(min(options.limit, len(bank))):
         photograph = center_crop(bank.picture(i)[:3], 16)
-        for case, clean, noisy in cases(photograph, options.sigma, torch.Generator().manual_seed(i)):
+        for case, clean, noisy in cases(photograph, options.sigma, i):
             inputs[case].append(psnr_rgb(noisy[None], clean[None]))
             for restorer, found in zip(restorers, outputs, strict=True):
                 restored = restorer.run(noisy, diagnosis="noise" if restorer.prompts else None)
@@ -40,12 +40,16 @@ def main() -> None:
         print(f"| {case} | {' | '.join(f'{mean:.2f}' for mean in means)} |")
 
 
-def cases(photograph, sigma, rng):
-    """Name, clean and noisy (3, H, W), the same noise in each."""
-    noise = torch.randn(photograph.shape, generator=rng) * sigma / 255
+def cases(photograph, sigma, seed):
+    """Name, clean and noisy (3, H, W) of each sort of noise, in color and in gray, in 8 bits."""
     for color, clean in (("color", photograph), ("gray", without_color(photograph))):
-        yield f"{color}, in color", clean, in_8_bits(clean + noise)
-        yield f"{color}, alike in all channels", clean, in_8_bits(clean + noise[1:2])
+        white = GaussianNoise().apply(clean[None], GaussianNoiseParams((sigma,), (False,), (seed,)))[0]
+        yield f"{color}, white noise", clean, in_8_bits(white if color == "color" else without_color(white))
+        for softness in (0.0, 0.5, 0.8):
+            grainy = FilmGrain().apply(clean[None], FilmGrainParams((sigma,), (softness,), (0.0,), (seed,)))[
+                0
+            ]
+            yield f"{color}, film grain of softness {softness}", clean, in_8_bits(grainy)
 
 
 def in_8_bits(picture):
