@@ -97,7 +97,8 @@ def test_provenance_says_where_they_come_from(whole: Path, photos: Path) -> None
     assert provenance["recipe"] == json.loads(json.dumps(RECIPE.to_dict()))
     for split, key in (("train", "training_data_sha256"), ("val", "validation_data_sha256")):
         assert provenance[key] == load_shards(photos, split).data_hash
-    assert set(provenance["validation"]) == {"noise_15", "noise_25", "noise_50", "clean"}, "what it trains on"
+    trained_on = {"noise_15", "noise_25", "noise_50", "film_grain", "clean"}
+    assert set(provenance["validation"]) == trained_on
     assert provenance["validation"]["noise_25"]["n"] == 1
 
 
@@ -332,7 +333,7 @@ def test_a_guided_network_is_told_what_is_wrong(photos: Path, tmp_path: Path, mo
     assert all(prompt.shape == (4,) for prompt in in_training)
     assert set(torch.cat(in_training).tolist()) == {0, 1}  # noise and rain
     assert {prompt.item() for prompt in in_validation} == {0}
-    assert set(checkpoint.provenance["validation"]) == {"noise_15", "noise_25", "noise_50"}
+    assert set(checkpoint.provenance["validation"]) == {"noise_15", "noise_25", "noise_50", "film_grain"}
 
 
 # Several processes

@@ -492,6 +492,7 @@ VALIDATION_TASKS = (
     ("noise_25", Task("noise", 1, "clean", "gaussian_noise")),
     ("noise_50", Task("noise", 1, "clean", "gaussian_noise")),
     ("camera_noise", Task("noise", 1, "camera_noise_pairs")),
+    ("film_grain", Task("noise", 1, "clean", "film_grain")),
     ("rain", Task("rain", 1, "rain_pairs")),
     ("haze_depth", Task("haze", 1, "depth", "haze")),
     ("haze_outdoor", Task("haze", 1, "clean", "haze")),
