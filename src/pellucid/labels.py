@@ -39,6 +39,8 @@ KINDS = tuple(SCALES)
 # kind has no label: blur on a flat color, for example.
 INVISIBLE = 0.7
 REAL_STREAKS = 0.6  # share of the rain that real streak planes make, where the data has them
+OTHER_TONES = 0.4  # share of the pictures that get paler or darker before they are degraded
+GAMMA = (0.55, 1.35)  # powers of their encoded values: a pale scene is not a hazy one
 MORE_ON_PAIRS = 0.3  # share of the real pairs that are degraded further
 MOST_REDUCTION = 2.5
 VALIDATION_DRAWN = 54  # validation pictures that are no photographs
@@ -190,10 +192,9 @@ class LabelledPictures:
         whole = bank.picture(int(torch.randint(len(bank), (), generator=rng)))
         native = task.operator is None and task.kind != "clean"  # what the pair shows must stay as it is
         planes = self._region(whole, rng, native=native)
-        if task.source != "drawn" and _chance(rng) < 0.3:
-            planes = (
-                torch.cat([planes[:3] ** (0.75 + 0.6 * _chance(rng)), planes[3:]]) if not native else planes
-            )
+        if task.source != "drawn" and _chance(rng) < OTHER_TONES:
+            power = GAMMA[0] + (GAMMA[1] - GAMMA[0]) * _chance(rng)
+            planes = planes if native else torch.cat([planes[:3] ** power, planes[3:]])
         gray = _chance(rng) < self.gray
         if gray and not native:  # a pair's strength is measured in color
             planes = without_color(planes)
