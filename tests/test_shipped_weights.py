@@ -1,10 +1,14 @@
-"""What the shipped recognizer must not miss, on photographs that it was not trained on."""
+"""What the shipped weights must not miss, on photographs that they were not trained on."""
 
 import numpy as np
 import pytest
+import torch
 from skimage import data
 
+from pellucid import load
+from pellucid.degradations.film_grain import FilmGrain, FilmGrainParams
 from pellucid.diagnosis import Recognizer
+from pellucid.metrics.psnr_rgb import psnr_rgb
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +46,14 @@ def test_noise_is_seen_in_a_picture_smaller_than_a_crop(recognizer, side):
 @pytest.mark.parametrize("photograph", [GRAY, COLOR], ids=["gray", "color"])
 def test_clean_photographs_need_nothing(recognizer, photograph):
     assert recognizer(photograph).needs_nothing()
+
+
+@pytest.mark.parametrize(("model", "least"), [("daair_s.5task", 3), ("dfpir_s.5task", 1.5)])
+@pytest.mark.parametrize("softness", [0.0, 0.6])
+def test_film_grain_is_removed(model, least, softness):
+    clean = torch.from_numpy(GRAY[100:228, 150:278].copy()).permute(2, 0, 1)[None].float() / 255
+    grainy = FilmGrain().apply(clean, FilmGrainParams((25.0,), (softness,), (0.0,), (3,)))
+    restorer = load(model, device="cpu")
+    restored = restorer.run(grainy[0], diagnosis="noise" if restorer.prompts else None)[None]
+    gain = psnr_rgb(restored.clamp(0, 1), clean) - psnr_rgb(grainy, clean)
+    assert gain > least
