@@ -46,9 +46,8 @@ def cases(photograph, sigma, seed):
         white = GaussianNoise().apply(clean[None], GaussianNoiseParams((sigma,), (False,), (seed,)))[0]
         yield f"{color}, white noise", clean, in_8_bits(white if color == "color" else without_color(white))
         for softness in (0.0, 0.5, 0.8):
-            grainy = FilmGrain().apply(clean[None], FilmGrainParams((sigma,), (softness,), (0.0,), (seed,)))[
-                0
-            ]
+            params = FilmGrainParams((sigma,), (softness,), (0.0,), (seed,))
+            grainy = FilmGrain().apply(clean[None], params)[0]
             yield f"{color}, film grain of softness {softness}", clean, in_8_bits(grainy)
 
 

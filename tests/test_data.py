@@ -419,10 +419,12 @@ def test_batches_follow_the_weights(shards: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "operator"), [("clean", "gaussian_noise"), ("rain_pairs", None), ("blur_pairs", None)]
+    ("kind", "source", "operator"),
+    [("noise", "clean", "gaussian_noise"), ("rain", "rain_pairs", None), ("blur", "blur_pairs", None)],
 )
-def test_a_share_of_the_samples_has_no_color(source: str, operator: str | None, shards: Path) -> None:
-    kind = {"clean": "noise", "rain_pairs": "rain", "blur_pairs": "blur"}[source]
+def test_a_share_of_the_samples_has_no_color(
+    kind: str, source: str, operator: str | None, shards: Path
+) -> None:
     mixer = Mixer(load_shards(shards, "train"), [Task(kind, 1, source, operator)], gray=0.3)
     degraded, clean, _ = mixer.batch(300, 16, rng())
     gray = [[bool((sample == sample[1]).all()) for sample in side] for side in (degraded, clean)]

@@ -73,6 +73,7 @@ def test_its_plain_values_make_it_again() -> None:
         ("warmup_steps", -1, "warmup_steps is -1; expected zero or more"),
         ("weight_decay", -0.1, "weight_decay is -0.1; expected zero or more"),
         ("fourier_weight", -0.1, "fourier_weight is -0.1; expected zero or more"),
+        ("gray", 1.5, "gray is 1.5; expected a share, 0 to 1"),
         ("ema_decay", 1.0, "ema_decay is 1.0; expected zero or more, below one"),
         ("betas", [0.9], "betas is [0.9]; expected tuple[float, float]"),
         ("betas", 0.9, "betas is 0.9; expected tuple[float, float]"),

@@ -366,7 +366,7 @@ class Mixer:
             hold each picture of a task `repeat` times, shuffled, as the papers do: large data sets then
             drown small ones.
         seed: shuffles the epochs.
-        gray: share of the samples without color, clean and degraded, 0 to 1.
+        gray: share of the samples, clean and degraded, that lose their color (green in all channels), 0 to 1.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
@@ -453,8 +453,8 @@ class Mixer:
         return int(self._shuffled[1][place])
 
     def _in_gray_or_color(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`pairs`, of which a share has no color."""
-        if not self.gray:
+        """`pairs` of planes of which a share `gray` has no color; what degrading adds in color goes, too."""
+        if not self.gray:  # nothing is drawn, so that such recipes have the crops that they had
             return self.pairs(task, planes, rng)
         gray = (torch.rand((len(planes), 1, 1, 1), generator=rng) < self.gray).to(planes.device)
         degraded, clean = self.pairs(task, torch.where(gray, without_color(planes), planes), rng)
@@ -482,7 +482,7 @@ class Mixer:
 
 
 def without_color(planes: Tensor) -> Tensor:
-    """(..., K, H, W) with green in place of red and blue, which is as noisy as each was."""
+    """(..., K, H, W), K of 3 or more, with green in place of red and blue, which is as noisy as each was."""
     return torch.cat([planes[..., [1, 1, 1], :, :], planes[..., 3:, :, :]], dim=-3)
 
 

@@ -64,7 +64,7 @@ class Recipe:
         log_floor: 0 takes the mean error of the batch; above zero, the mean of log(error + log_floor) over
             its pictures (`pellucid.losses.picture_errors`), for the last part of a training: a fresh network
             would learn to leave good pictures alone, and little else.
-        gray: share of the pictures that lose their color, 0 to 1.
+        gray: share of the pictures, clean and degraded, that lose their color (green in all channels).
         precision: one of `PRECISIONS`, Lightning Fabric's words. float32 replaces imitated bf16.
     """
 

@@ -1,4 +1,4 @@
-"""Convolution of single pictures with single kernels by FFT, borders mirrored; kernels of trajectories."""
+"""Convolution of single pictures with single kernels by FFT, borders mirrored; soft noise; trajectories."""
 
 import math
 
@@ -32,7 +32,11 @@ def convolve_circular(picture: Tensor, kernel: Tensor) -> Tensor:
 
 
 def soften(noise: Tensor, sigma: float) -> Tensor:
-    """White noise (C, H, W) blurred by a Gaussian of `sigma` pixels; its standard deviation stays."""
+    """White noise (C, H, W) blurred by a Gaussian of `sigma` pixels, 0 or more; 0 gives the noise itself.
+
+    Its standard deviation stays, but for the borders, which are mirrored: at 1.3 pixels it is 1.3 times as
+    large on an edge, 1.6 in a corner.
+    """
     if sigma == 0:
         return noise
     reach = max(1, math.ceil(3 * sigma))

@@ -17,10 +17,10 @@ class FilmGrainParams(Params):
     """One value per sample.
 
     Attributes:
-        sigma: standard deviation in middle gray, in gray levels of 255.
-        softness: sigma in pixels of the blur by the grains' size and the scanner; 0 for white noise.
+        sigma: standard deviation in middle gray, 0 to 255 gray levels.
+        softness: sigma in pixels of the blur by the grains' size and the scanner, 0 (white noise) to 3.
         color: share of the variance that is a channel's own, 0 to 1; 0 for black-and-white film.
-        seed: of the grain.
+        seed: of the grain, 0 to 2^31 - 1.
     """
 
     sigma: tuple[float, ...]
@@ -37,11 +37,12 @@ class FilmGrainParams(Params):
 
 
 class FilmGrain(Degradation):
-    """Soft noise on the encoded values, strongest in middle tones, wholly or partly alike in all channels.
+    """Soft noise on the encoded values, strongest in middle tones, alike in all channels or partly.
 
     Opaque grains that cover a share u of the film vary by u (1 - u), which is how the variance falls towards
     black and white (the Boolean model of Newson, Delon and Galerne, A Stochastic Film Grain Model for
-    Resolution-Independent Rendering, 2017), but for a tenth. The blur keeps the standard deviation.
+    Resolution-Independent Rendering, 2017), but for a tenth. The blur keeps the standard deviation but at
+    the borders (`soften`).
     """
 
     name = "film_grain"
@@ -70,13 +71,14 @@ class FilmGrain(Degradation):
         check_batch(clean, params)
         rows = zip(params.softness, params.color, params.seed, strict=True)
         grain = torch.stack([_grain(clean[i], *row) for i, row in enumerate(rows)])
-        spread = (EVERYWHERE + (1 - EVERYWHERE) * 4 * clean * (1 - clean)).sqrt()
+        tone = clean.clamp(0, 1)  # a filter's overshoot would have no square root
+        spread = (EVERYWHERE + (1 - EVERYWHERE) * 4 * tone * (1 - tone)).sqrt()
         grainy = clean + grain * spread * (_draw.column(params.sigma, clean) / 255)
         return _draw.only_where(tuple(sigma > 0 for sigma in params.sigma), grainy, clean)
 
 
 def _grain(like: Tensor, softness: float, color: float, seed: int) -> Tensor:
-    """(3, H, W) of standard deviation 1."""
+    """(3, H, W) of mean 0 and standard deviation 1."""
     rng = _draw.generator(seed, like)
     drawn = torch.randn((4, *like.shape[1:]), generator=rng, dtype=like.dtype, device=like.device)
     grain = drawn[:1] * (1 - color) ** 0.5 + drawn[1:] * color**0.5
