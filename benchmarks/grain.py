@@ -10,10 +10,13 @@ import argparse
 import statistics
 from collections import defaultdict
 
+from told import score
+
 from pellucid import load
 from pellucid.data import center_crop, load_shards, without_color
 from pellucid.degradations.film_grain import FilmGrain, FilmGrainParams
 from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
+from pellucid.evaluate.pairs import choose_prompt
 from pellucid.metrics.psnr_rgb import psnr_rgb
 
 
@@ -32,8 +35,8 @@ def main() -> None:
         for case, clean, noisy in cases(photograph, options.sigma, i):
             inputs[case].append(psnr_rgb(noisy[None], clean[None]))
             for restorer, found in zip(restorers, outputs, strict=True):
-                restored = restorer.run(noisy, diagnosis="noise" if restorer.prompts else None)
-                found[case].append(psnr_rgb(restored[None].clamp(0, 1), clean[None]))
+                prompt = choose_prompt(restorer, f"noise_{options.sigma:g}", "noise")
+                found[case].append(score(restorer, noisy[None], clean[None], prompt))
     print(f"| picture, noise | input | {' | '.join(options.model)} |\n|---|---{'|---' * len(restorers)}|")
     for case, values in inputs.items():
         means = [statistics.fmean(row) for row in (values, *(found[case] for found in outputs))]

@@ -57,6 +57,23 @@ def test_noise_in_gray_pictures_is_gray(gray, tmp_path: Path, write_shards):
     assert SCALES["noise"].decode(float(strengths[0, KINDS.index("noise")])) == pytest.approx(25)
 
 
+def test_film_grain_is_noise_and_often_alike_in_all_channels(tmp_path: Path, write_shards):
+    flat = np.full((48, 48, 3), 128, np.uint8)
+    shards = load_shards(
+        write_shards(tmp_path, [({"path": "0.png", "role": "clean", "split": "train"}, flat)]), "train"
+    )
+    pictures, presence, strengths = LabelledPictures(
+        shards, [Task("noise", 1, "clean", "film_grain")], 40
+    ).draw(24, rng())
+    alike = [bool((picture[:1] == picture).all()) for picture in pictures]
+    assert 6 <= sum(alike) <= 18
+    noise = KINDS.index("noise")
+    for picture, present, strength in zip(pictures, presence[:, noise], strengths[:, noise], strict=True):
+        sigma = SCALES["noise"].decode(float(strength))
+        assert picture.std(dim=(1, 2)).mean().mul(255) == pytest.approx(sigma, rel=0.12)
+        assert present == 1 or (present.isnan() and sigma < 4)
+
+
 def test_pairs_may_be_gray(banks):
     pairs = LabelledPictures(banks, [Task("low_light", 1, "low_light_pairs")], 40, gray=1)
     pictures, presence, _ = pairs.draw(3, rng())
@@ -90,6 +107,7 @@ def test_camera_noise_and_rain_are_measured_from_the_pictures(size):
     before = torch.full((1, 3, *size), 0.5)
     after = before + 10 / 255
     assert measure_strength("camera_noise", None, before, after) == pytest.approx(10, rel=1e-4)
+    assert measure_strength("film_grain", None, before, after) == pytest.approx(10, rel=1e-4)
     assert measure_strength("rain_pairs", None, before, after) == pytest.approx(10, rel=1e-4)
 
 

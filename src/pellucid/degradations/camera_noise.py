@@ -79,10 +79,9 @@ class CameraNoise(Degradation):
         shot = gains * _draw.column(params.shot, clean)
         read = gains * _draw.column(params.read, clean)
         noise = [
-            sensor_noise(linear[i], shot[i], read[i], _draw.generator(seed, clean))
-            for i, seed in enumerate(params.seed)
+            soften(sensor_noise(linear[i], shot[i], read[i], _draw.generator(seed, clean)), sigma)
+            for i, (seed, sigma) in enumerate(zip(params.seed, params.correlation, strict=True))
         ]
-        noise = [soften(one, sigma) for one, sigma in zip(noise, params.correlation, strict=True)]
         active = tuple(s > 0 or r > 0 for s, r in zip(params.shot, params.read, strict=True))
         return _draw.only_where(active, to_encoded(linear + torch.stack(noise)), clean)
 
