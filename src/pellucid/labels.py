@@ -190,18 +190,14 @@ class LabelledPictures:
     def _one(self, task: Task, rng: torch.Generator) -> Labelled:
         bank = self.banks[task.source]
         whole = bank.picture(int(torch.randint(len(bank), (), generator=rng)))
-        native = task.operator is None and task.kind != "clean"  # what the pair shows must stay as it is
+        native = _is_native(task)
         planes = self._region(whole, rng, native=native)
         if task.source != "drawn" and _chance(rng) < OTHER_TONES:
             power = GAMMA[0] + (GAMMA[1] - GAMMA[0]) * _chance(rng)
             planes = planes if native else torch.cat([planes[:3] ** power, planes[3:]])
-        gray = _chance(rng) < self.gray
-        if gray and not native:  # a pair's strength is measured in color
-            planes = without_color(planes)
-        labelled = degrade_labelled(task, planes[None], rng, self.banks)
+        degrade = _degrade_in_gray if _chance(rng) < self.gray else degrade_labelled
+        labelled = degrade(task, planes[None], rng, self.banks)
         picture = labelled.picture
-        if gray:
-            picture = without_color(picture)
         if _chance(rng) < 0.7:
             picture = (picture * 255).round() / 255
         return Labelled(picture, labelled.truth)
@@ -261,6 +257,18 @@ def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Ma
             streaks = _streaks(banks["rain_pairs"], clean.shape[-2:], rng)
         degraded = _apply(part, values, degraded, truth, depth, streaks)
     return Labelled(degraded[0], truth)
+
+
+def _degrade_in_gray(task: Task, planes: Tensor, rng: torch.Generator, banks: Mapping[str, Bank]) -> Labelled:
+    """`degrade_labelled` of planes without color; what degrading adds in color goes, too."""
+    planes = planes if _is_native(task) else without_color(planes)  # a pair's strength is measured in color
+    labelled = degrade_labelled(task, planes, rng, banks)
+    return replace(labelled, picture=without_color(labelled.picture))
+
+
+def _is_native(task: Task) -> bool:
+    """Whether the source's pairs show what the task is about, which must stay as it is."""
+    return task.operator is None and task.kind != "clean"
 
 
 def _apply(
@@ -364,11 +372,10 @@ def validation_pictures(shards: Shards, limit: int | None = None) -> Iterator[tu
             rng = torch.Generator().manual_seed(i + 10_000 * (name == "composite_more"))
             if name.startswith("noise_") and name != "noise_continuous":
                 yield name, i, _papers_noise(planes, float(name.removeprefix("noise_")), rng)
-            elif task.operator is None and task.kind != "clean":
+            elif _is_native(task):
                 yield name, i, _as_it_is(task, planes)
             elif name.startswith("gray_"):
-                labelled = degrade_labelled(task, without_color(planes), rng, shards.banks)
-                yield name, i, replace(labelled, picture=without_color(labelled.picture))
+                yield name, i, _degrade_in_gray(task, planes, rng, shards.banks)
             else:
                 yield name, i, degrade_labelled(task, planes, rng, shards.banks)
 

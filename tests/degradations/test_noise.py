@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from pellucid.degradations._kernels import soften
 from pellucid.degradations.camera_noise import CameraNoise, CameraNoiseParams
 from pellucid.degradations.film_grain import FilmGrain, FilmGrainParams
 from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
@@ -95,6 +96,15 @@ def test_film_grain_is_alike_in_all_channels_or_partly() -> None:
     assert torch.equal(alone[:, :1].expand_as(alone), alone)
     partly = grain(clean, color=0.4)[0].flatten(1)
     assert float(torch.corrcoef(partly)[0, 1]) == pytest.approx(0.6, abs=0.03)
+
+
+def test_soft_noise_is_as_strong_on_the_borders_as_inside() -> None:
+    rng = torch.Generator().manual_seed(0)
+    soft = soften(torch.randn((4000, 12, 12), generator=rng), 1.3)
+    assert soft[:, 0, 0].std().item() == pytest.approx(
+        1, abs=0.04
+    )  # of 4000 values the deviation varies by 0.01
+    assert soft[:, 6, 6].std().item() == pytest.approx(1, abs=0.04)
 
 
 def test_film_grain_is_as_soft_as_told() -> None:

@@ -1,4 +1,4 @@
-"""Convolution of single pictures with single kernels by FFT, borders mirrored; soft noise; trajectories."""
+"""Convolution of single pictures with single kernels by FFT, borders mirrored or wrapped; trajectories."""
 
 import math
 
@@ -34,17 +34,19 @@ def convolve_circular(picture: Tensor, kernel: Tensor) -> Tensor:
 def soften(noise: Tensor, sigma: float) -> Tensor:
     """White noise (C, H, W) blurred by a Gaussian of `sigma` pixels, 0 or more; 0 gives the noise itself.
 
-    Its standard deviation stays, but for the borders, which are mirrored: at 1.3 pixels it is 1.3 times as
-    large on an edge, 1.6 in a corner.
+    Its standard deviation stays, up to the borders, which wrap around.
     """
     if sigma == 0:
         return noise
-    reach = max(1, math.ceil(3 * sigma))
-    line = torch.arange(-reach, reach + 1, dtype=noise.dtype, device=noise.device)
-    line = torch.exp(-(line**2) / (2 * sigma**2))
-    kernel = line[:, None] * line
-    kernel = kernel / kernel.sum()
-    return convolve(noise, kernel / kernel.square().sum().sqrt())
+    column, row = (_wrapped_gaussian(size, sigma).to(noise) for size in noise.shape[-2:])
+    kernel = column[:, None] * row
+    return convolve_circular(noise, kernel / kernel.square().sum().sqrt())
+
+
+def _wrapped_gaussian(size: int, sigma: float) -> Tensor:
+    """(size,) float64, 1 at the first place; what lies beyond one end comes in at the other."""
+    steps = torch.arange(size, dtype=torch.float64)
+    return torch.exp(-(torch.minimum(steps, size - steps) ** 2) / (2 * sigma**2))
 
 
 def splat(way: Tensor) -> Tensor:

@@ -41,8 +41,7 @@ class FilmGrain(Degradation):
 
     Opaque grains that cover a share u of the film vary by u (1 - u), which is how the variance falls towards
     black and white (the Boolean model of Newson, Delon and Galerne, A Stochastic Film Grain Model for
-    Resolution-Independent Rendering, 2017), but for a tenth. The blur keeps the standard deviation but at
-    the borders (`soften`).
+    Resolution-Independent Rendering, 2017), but for a tenth. The blur keeps the standard deviation.
     """
 
     name = "film_grain"
