@@ -1,10 +1,10 @@
-"""Free wallpapers from Debian's packages: pictures to train the recognizer on, and others to ask it about.
+"""Free wallpapers and a game's landscapes from Debian's packages: pictures to train on, and to ask about.
 
     python benchmarks/wallpapers.py DEBS --shards SHARDS --out FOLDER
 
 DEBS holds the packages that `wallpapers.csv` beside this file names, as NAME_VERSION_all.deb; a Debian mirror
-has them, or Debian's archive of old versions. FOLDER becomes the shard folder SHARDS with two thirds of the
-wallpapers added to its training pictures, photographs as "clean" and the others as "drawing"; the last third
+has them, or Debian's archive of old versions. FOLDER becomes the shard folder SHARDS with two thirds of these
+pictures added to its training pictures, photographs as "clean" and the others as "drawing"; the last third
 goes to FOLDER/held_out, for `benchmarks/guard.py --clean FOLDER/held_out`. SHARDS holds none of them.
 """
 

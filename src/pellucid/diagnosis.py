@@ -33,7 +33,7 @@ NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.06  # probability up to which a kind is surely not there
 HARDLY = 0.1  # probability up to which a kind must not change the light
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 5  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
+GUARD_RULE = 6  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Diagnosis:
     def needs_nothing(self, prompts: Sequence[str] = ()) -> bool:
         """Whether nothing is wrong, or surely no kind is there that a network guided by `prompts` knows.
 
-        A picture unlike those of training is spared, too, in which nothing at all is found, unless it is too
-        small to show anything.
+        A picture is spared, too, in which rather nothing is wrong than something, though the verdict is
+        "unknown", unless it is too small to show anything.
         """
         strange = [kind for kind in self.probabilities if not _naming(kind, prompts)] if prompts else []
-        nothing_found = self.nothing_wrong >= NOTHING_WRONG and self._shows_only((), FAINT)
         spared = self.familiar and self._shows_only(strange, FAINT)
-        return self.verdict == "nothing wrong" or spared or (self.large_enough and nothing_found)
+        rather_good = self.nothing_wrong > PRESENT > max(self.probabilities.values(), default=0.0)
+        return self.verdict == "nothing wrong" or spared or (self.large_enough and rather_good)
 
     @property
     def keeps_light(self) -> bool:
