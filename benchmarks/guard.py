@@ -4,7 +4,7 @@
     python benchmarks/guard.py --clean FOLDER
 
 Each validation pair is restored once by the default weights and recognized once; with the guard, a picture in
-which surely nothing is wrong counts as it came, and one in which surely nothing changed the light keeps it.
+which nothing seems wrong counts as it came, and one in which surely nothing changed the light keeps it.
 With --clean, only what becomes of a folder's pictures, which are all taken to be clean.
 "Worse" is a PSNR lower than the input's by more than 0.005 dB; a clean picture is worse if it changed at all.
 """

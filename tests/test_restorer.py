@@ -205,10 +205,16 @@ def test_a_picture_that_surely_shows_no_kind_is_left_alone_though_the_verdict_is
 
 
 @pytest.mark.parametrize(("haze", "alone"), [(-2.9, True), (-2.6, False)])  # probabilities of 0.052 and 0.069
-def test_a_trace_of_a_kind_is_enough_to_restore(haze, alone):
+def test_a_trace_of_a_kind_is_enough_to_restore_what_is_not_rather_good(haze, alone):
     """More than 0.06, as many real hazy photographs get."""
     report = guarded(Oracle(nothing=0.0, haze=haze))(torch.rand(3, 40, 50)).report
     assert report.guards.get("left_alone", False) is alone
+
+
+@pytest.mark.parametrize(("nothing", "alone"), [(0.1, True), (-0.1, False)])  # probabilities of 0.52 and 0.48
+def test_a_familiar_picture_is_spared_if_rather_nothing_is_wrong(nothing, alone):
+    report = guarded(Oracle(nothing=nothing, haze=-0.1))(torch.rand(3, 40, 50)).report
+    assert (report.recognized["verdict"], report.guards.get("left_alone", False)) == ("unknown", alone)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from pellucid.models.recognizer import SCALES, Answers
 
 DEFAULT = "recognizer"
 LEAST_SIDE = 32  # pixels; smaller pictures show too little
-PRESENT = 0.5  # probability from which a kind counts as present
+PRESENT = 0.5  # probability from which a kind counts as present, and a picture rather as good than not
 # Between these a kind is left open. A picture with nothing present and a kind left open is neither good nor
 # bad.
 OPEN = (0.3, 0.7)
@@ -72,10 +72,10 @@ class Diagnosis:
         return self.verdict != "unknown" and not any(low < p < high for p in self.probabilities.values())
 
     def needs_nothing(self, prompts: Sequence[str] = ()) -> bool:
-        """Whether nothing is wrong, or surely no kind is there that a network guided by `prompts` knows.
+        """Whether nothing seems wrong, or surely no kind is there that a network guided by `prompts` knows.
 
-        A picture is spared, too, in which rather nothing is wrong than something, though the verdict is
-        "unknown", unless it is too small to show anything.
+        A picture is spared, too, in which rather nothing is wrong than something: nothing by more than 0.5,
+        no kind by as much; unless it is too small to show anything.
         """
         strange = [kind for kind in self.probabilities if not _naming(kind, prompts)] if prompts else []
         spared = self.familiar and self._shows_only(strange, FAINT)

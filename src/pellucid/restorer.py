@@ -189,7 +189,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         Args:
             network, spec, name, weights_sha256, provenance, device, precision, memory, engine: as for a
                 `pellucid.runner.NetworkRunner`.
-            guard: give a picture back as it is where the recognizer surely finds nothing wrong
+            guard: give a picture back as it is where the recognizer finds nothing wrong
                 (`leaves_alone`), and keep its light where nothing changed it (`keeps_light`).
             recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
                 one, loaded when it is first asked.
@@ -356,7 +356,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         )
 
     def leaves_alone(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and surely nothing is wrong that a guided network could be told of."""
+        """Whether the guard is on, and nothing seems wrong that a guided network could be told of."""
         return self.guard and found.needs_nothing(self.prompts)
 
     def keeps_light(self, found: Diagnosis) -> bool:
@@ -395,7 +395,7 @@ def load(
         device: "cuda", "mps" or "cpu"; default: the first of them that works.
         precision: "float32" or "bf16"; default: chosen by a probe.
         memory: bytes that a restoration may take; default: half of what is free.
-        guard: give a picture back as it is where the recognizer surely finds nothing wrong
+        guard: give a picture back as it is where the recognizer finds nothing wrong
             (`TorchRestorer.leaves_alone`).
         engine: "torch"; "onnxruntime" or "openvino" (extra `export`), which run pictures that fit in one
             piece, on the CPU, from a file that is exported once; or "auto", the fastest of them

@@ -67,6 +67,15 @@ def test_camera_noise_follows_light_and_gain(correlation: float) -> None:
         assert noise.std((0, 2, 3)).tolist() == pytest.approx(expected, rel=0.06)
 
 
+def test_the_noise_of_light_stays_out_of_the_dark_at_the_other_border() -> None:
+    clean = torch.full((1, 3, 64, 4000), 0.1, dtype=torch.float64)
+    clean[:, :, :32] = 0.9
+    noise = to_linear(CameraNoise().apply(clean, camera(0.9))) - to_linear(clean)
+    across = noise[0, 1].std(1)
+    assert across[-1].item() == pytest.approx(across[48].item(), rel=0.08)
+    assert across[0].item() == pytest.approx(across[16].item(), rel=0.08)
+
+
 def test_correlation_reaches_the_neighbor() -> None:
     clean = torch.full((1, 3, 96, 96), 0.6)
 

@@ -63,7 +63,7 @@ class Options:
     Attributes:
         model: one that the desk offers.
         prompt: for a guided model, what is wrong; none: it finds out.
-        guard: leave a picture alone in which surely nothing is wrong.
+        guard: leave a picture alone in which nothing seems wrong.
         engine: what runs the network, one of those that the desk offers.
     """
 

@@ -63,7 +63,7 @@ def restore(
         bool,
         typer.Option(
             "--guard/--no-guard",
-            help="Leave a picture alone in which surely nothing is wrong, and its light where "
+            help="Leave a picture alone in which nothing seems wrong, and its light where "
             "surely nothing changed it.",
         ),
     ] = True,
@@ -101,7 +101,7 @@ def restore(
 ) -> None:
     """Restore photographs, or a film.
 
-    A picture in which surely nothing is wrong comes back as it is, and one that surely is but blurred or
+    A picture in which nothing seems wrong comes back as it is, and one that surely is but blurred or
     compressed keeps its light (--no-guard: both are restored like any other). A guided model finds out what
     is wrong, unless --prompt says it.
 

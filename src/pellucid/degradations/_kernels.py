@@ -25,7 +25,7 @@ def convolve(picture: Tensor, kernel: Tensor) -> Tensor:
 
 
 def convolve_circular(picture: Tensor, kernel: Tensor) -> Tensor:
-    """(C, H, W) convolved with (k, k), borders wrapped around, output delayed by k // 2."""
+    """(C, H, W) convolved with (h, w), borders wrapped around, output delayed by the place of its middle."""
     size = picture.shape[-2:]
     spectrum = torch.fft.rfft2(picture) * torch.fft.rfft2(kernel, s=size)
     return torch.fft.irfft2(spectrum, s=size)
@@ -38,13 +38,13 @@ def soften(noise: Tensor, sigma: float) -> Tensor:
     """
     if sigma == 0:
         return noise
-    column, row = (_wrapped_gaussian(size, sigma).to(noise) for size in noise.shape[-2:])
+    column, row = (_gaussian_on_a_ring(size, sigma).to(noise) for size in noise.shape[-2:])
     kernel = column[:, None] * row
     return convolve_circular(noise, kernel / kernel.square().sum().sqrt())
 
 
-def _wrapped_gaussian(size: int, sigma: float) -> Tensor:
-    """(size,) float64, 1 at the first place; what lies beyond one end comes in at the other."""
+def _gaussian_on_a_ring(size: int, sigma: float) -> Tensor:
+    """(size,) float64 of the distance to the first place, either way round."""
     steps = torch.arange(size, dtype=torch.float64)
     return torch.exp(-(torch.minimum(steps, size - steps) ** 2) / (2 * sigma**2))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.degradations import _draw
 from pellucid.degradations._base import Degradation, Params, check_batch
-from pellucid.degradations._kernels import soften
+from pellucid.degradations._kernels import pad_mirrored, soften
 from pellucid.degradations._light import sensor_noise
 from pellucid.srgb import to_encoded, to_linear
 
@@ -79,11 +79,18 @@ class CameraNoise(Degradation):
         shot = gains * _draw.column(params.shot, clean)
         read = gains * _draw.column(params.read, clean)
         noise = [
-            soften(sensor_noise(linear[i], shot[i], read[i], _draw.generator(seed, clean)), sigma)
+            _noise(linear[i], shot[i], read[i], sigma, _draw.generator(seed, clean))
             for i, (seed, sigma) in enumerate(zip(params.seed, params.correlation, strict=True))
         ]
         active = tuple(s > 0 or r > 0 for s, r in zip(params.shot, params.read, strict=True))
         return _draw.only_where(active, to_encoded(linear + torch.stack(noise)), clean)
+
+
+def _noise(linear: Tensor, shot: Tensor, read: Tensor, sigma: float, rng: torch.Generator) -> Tensor:
+    """Soft sensor noise of light (3, H, W) that is mirrored beyond the borders, where `soften` wraps."""
+    reach = math.ceil(3 * sigma)
+    noise = soften(sensor_noise(pad_mirrored(linear, reach), shot, read, rng), sigma)
+    return noise[:, reach : reach + linear.shape[1], reach : reach + linear.shape[2]]
 
 
 OPERATORS = (CameraNoise(),)

@@ -52,7 +52,7 @@ class RestoreOptions(BaseModel):
     )
     guard: bool = Field(
         True,
-        description="Leave a picture alone in which surely nothing is wrong, and its light where "
+        description="Leave a picture alone in which nothing seems wrong, and its light where "
         "surely nothing changed it.",
     )
     format: Format | SkipJsonSchema[None] = Field(

@@ -51,7 +51,7 @@ class Options:
         model: name of a model that is served; none: the first.
         strength: as `pellucid.strength.Strength.parse` takes it.
         prompt: for a guided model, what is wrong.
-        guard: leave a picture alone in which surely nothing is wrong.
+        guard: leave a picture alone in which nothing seems wrong.
     """
 
     model: str | None = None

@@ -107,7 +107,7 @@ def restore_video(
     """Restore a film.
 
     Frames keep their times, sound and subtitles their bytes; chapters, tags, rotation and color tags are
-    kept. What is wrong, and whether to leave alone where surely nothing is, is decided once per shot.
+    kept. What is wrong, and whether to leave alone where nothing seems so, is decided once per shot.
     Segments and a journal stand in a hidden folder beside the target until all is done: the same call goes on
     after a kill.
 
