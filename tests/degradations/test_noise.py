@@ -110,9 +110,8 @@ def test_film_grain_is_alike_in_all_channels_or_partly() -> None:
 def test_soft_noise_is_as_strong_on_the_borders_as_inside() -> None:
     rng = torch.Generator().manual_seed(0)
     soft = soften(torch.randn((4000, 12, 12), generator=rng), 1.3)
-    assert soft[:, 0, 0].std().item() == pytest.approx(
-        1, abs=0.04
-    )  # of 4000 values the deviation varies by 0.01
+    # The deviation of 4000 values varies by 0.01.
+    assert soft[:, 0, 0].std().item() == pytest.approx(1, abs=0.04)
     assert soft[:, 6, 6].std().item() == pytest.approx(1, abs=0.04)
 
 
