@@ -432,6 +432,20 @@ def test_a_share_of_the_samples_has_no_color(
     assert sum(gray[0]) / 300 == pytest.approx(0.3, abs=0.08)
 
 
+def test_a_share_of_the_samples_is_paler_or_darker(shards: Path) -> None:
+    loaded = load_shards(shards, "train")
+    tasks = [Task("clean", 1, "clean"), Task("rain", 1, "rain_pairs")]
+    degraded, toned, _ = Mixer(loaded, tasks[:1], tones=0.3).batch(300, 16, rng())
+    _, plain, _ = Mixer(loaded, tasks[:1]).batch(300, 16, rng())
+    assert torch.equal(degraded, toned)
+    changes = (toned - plain).mean(dim=(1, 2, 3))
+    assert float((changes != 0).float().mean()) == pytest.approx(0.3, abs=0.08)
+    assert min((changes > 0).sum(), (changes < 0).sum()) > 20
+    # A real pair stays as it is.
+    paired = [Mixer(loaded, tasks[1:], tones=tones).batch(20, 16, rng())[1] for tones in (0.0, 1.0)]
+    assert torch.equal(*paired)
+
+
 def test_a_task_joins_when_its_share_of_the_run_is_over(shards: Path) -> None:
     tasks = [Task("clean", 1, "clean"), Task("noise", 9, "camera_noise_pairs", starts_at=0.25)]
     mixer = Mixer(load_shards(shards, "train"), tasks)

@@ -7,6 +7,7 @@ are needed.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ PAIR_ROLES = {
     "camera_noise_pairs": ("noise-gt", "noise-noisy"),
     "haze_pairs": ("haze-gt", "haze-hazy"),
 }
+TONES = (0.55, 1.8)  # least and greatest power of encoded values: paler and darker
 SOURCES = ("clean", "rain_pairs", "depth", "drawn", *PAIR_ROLES)
 
 
@@ -355,6 +357,11 @@ class Task:
     starts_at: float = 0.0
     loss_weight: float = 1.0
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether the source's own pairs show what the task is about, which must stay as it is."""
+        return self.operator is None and self.kind != "clean"
+
 
 class Mixer:
     """Draws batches of (degraded, clean, tasks) from shards, task by task.
@@ -367,6 +374,9 @@ class Mixer:
             drown small ones.
         seed: shuffles the epochs.
         gray: share of the samples, clean and degraded, that lose their color (green in all channels), 0 to 1.
+        tones: share of the samples, 0 to 1, that get paler or darker before they are degraded, so that scenes
+            which are pale or dark by themselves are not taken for hazy or dimmed ones; not those of real
+            pairs.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
@@ -379,9 +389,10 @@ class Mixer:
         mixing: str = "weighted",
         seed: int = 0,
         gray: float = 0.0,
+        tones: float = 0.0,
     ) -> None:
         self.shards, self.tasks = shards, list(tasks)
-        self.mixing, self.seed, self.gray = mixing, seed, gray
+        self.mixing, self.seed, self.gray, self.tones = mixing, seed, gray, tones
         self._shuffled: tuple[int, Tensor] | None = None
         self.weights = torch.tensor([task.weight for task in self.tasks], dtype=torch.float64)
         self.starts = torch.tensor([task.starts_at for task in self.tasks], dtype=torch.float64)
@@ -422,6 +433,8 @@ class Mixer:
         chosen = self._counted(first, n) if self.mixing == "counted" else self._weighted(n, done, rng)
         for task, count, which in chosen:
             planes = self.shards.banks[task.source].crops(count, size, rng, which)
+            if self.tones and not task.is_paired:
+                planes = self._in_drawn_tones(planes, rng)
             pair = self._in_gray_or_color(task, planes, rng)
             degraded.append(pair[0])
             clean.append(pair[1])
@@ -451,6 +464,14 @@ class Mixer:
             rng = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             self._shuffled = epoch, torch.randperm(self.epoch, generator=rng)
         return int(self._shuffled[1][place])
+
+    def _in_drawn_tones(self, planes: Tensor, rng: torch.Generator) -> Tensor:
+        """Planes (B, K, H, W) whose first three are, in a share `tones` of the samples, paler or darker."""
+        shape = (len(planes), 1, 1, 1)
+        low, high = (math.log(power) for power in TONES)
+        power = (low + (high - low) * torch.rand(shape, generator=rng)).exp()
+        power = torch.where(torch.rand(shape, generator=rng) < self.tones, power, 1.0).to(planes.device)
+        return in_other_tones(planes, power)
 
     def _in_gray_or_color(self, task: Task, planes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """`pairs` of planes of which a share `gray` has no color; what degrading adds in color goes, too."""
@@ -484,6 +505,11 @@ class Mixer:
 def without_color(planes: Tensor) -> Tensor:
     """(..., K, H, W), K of 3 or more, with green in place of red and blue, which is as noisy as each was."""
     return torch.cat([planes[..., [1, 1, 1], :, :], planes[..., 3:, :, :]], dim=-3)
+
+
+def in_other_tones(planes: Tensor, power: Tensor | float) -> Tensor:
+    """(..., K, H, W), K of 3 or more, with the encoded colors to a power: paler below 1, darker above."""
+    return torch.cat([planes[..., :3, :, :] ** power, planes[..., 3:, :, :]], dim=-3)
 
 
 # Validation: each kind alone. Name, and the task it is made by; real pairs where the data has them.

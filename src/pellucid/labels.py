@@ -22,6 +22,7 @@ from pellucid.data import (
     Shards,
     Task,
     center_crop,
+    in_other_tones,
     without_color,
 )
 from pellucid.degradations import Degradation
@@ -190,11 +191,10 @@ class LabelledPictures:
     def _one(self, task: Task, rng: torch.Generator) -> Labelled:
         bank = self.banks[task.source]
         whole = bank.picture(int(torch.randint(len(bank), (), generator=rng)))
-        native = _is_native(task)
-        planes = self._region(whole, rng, native=native)
+        planes = self._region(whole, rng, native=task.is_paired)
         if task.source != "drawn" and _chance(rng) < OTHER_TONES:
             power = GAMMA[0] + (GAMMA[1] - GAMMA[0]) * _chance(rng)
-            planes = planes if native else torch.cat([planes[:3] ** power, planes[3:]])
+            planes = planes if task.is_paired else in_other_tones(planes, power)
         degrade = _degrade_in_gray if _chance(rng) < self.gray else degrade_labelled
         labelled = degrade(task, planes[None], rng, self.banks)
         picture = labelled.picture
@@ -261,14 +261,9 @@ def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Ma
 
 def _degrade_in_gray(task: Task, planes: Tensor, rng: torch.Generator, banks: Mapping[str, Bank]) -> Labelled:
     """`degrade_labelled` of planes without color; what degrading adds in color goes, too."""
-    planes = planes if _is_native(task) else without_color(planes)  # a pair's strength is measured in color
+    planes = planes if task.is_paired else without_color(planes)  # a pair's strength is measured in color
     labelled = degrade_labelled(task, planes, rng, banks)
     return replace(labelled, picture=without_color(labelled.picture))
-
-
-def _is_native(task: Task) -> bool:
-    """Whether the source's pairs show what the task is about, which must stay as it is."""
-    return task.operator is None and task.kind != "clean"
 
 
 def _apply(
@@ -372,7 +367,7 @@ def validation_pictures(shards: Shards, limit: int | None = None) -> Iterator[tu
             rng = torch.Generator().manual_seed(i + 10_000 * (name == "composite_more"))
             if name.startswith("noise_") and name != "noise_continuous":
                 yield name, i, _papers_noise(planes, float(name.removeprefix("noise_")), rng)
-            elif _is_native(task):
+            elif task.is_paired:
                 yield name, i, _as_it_is(task, planes)
             elif name.startswith("gray_"):
                 yield name, i, _degrade_in_gray(task, planes, rng, shards.banks)

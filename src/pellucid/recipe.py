@@ -30,7 +30,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "zero or more",
     ),
     (("fourier_weight", "balance_weight", "log_floor"), lambda v: v >= 0, "zero or more"),
-    (("gray",), lambda v: 0 <= v <= 1, "a share, 0 to 1"),
+    (("gray", "tones"), lambda v: 0 <= v <= 1, "a share, 0 to 1"),
     (("seed",), lambda v: 0 <= v < 2**63, "zero or more, below 2^63"),
     (("ema_decay",), lambda v: 0 <= v < 1, "zero or more, below one"),
     (("betas",), lambda v: all(0 <= beta < 1 for beta in v), "two values of zero or more, below one"),
@@ -65,6 +65,7 @@ class Recipe:
             its pictures (`pellucid.losses.picture_errors`), for the last part of a training: a fresh network
             would learn to leave good pictures alone, and little else.
         gray: share of the pictures, clean and degraded, that lose their color (green in all channels).
+        tones: share of the pictures that get paler or darker before they are degraded, but for real pairs.
         precision: one of `PRECISIONS`, Lightning Fabric's words. float32 replaces imitated bf16.
     """
 
@@ -90,6 +91,7 @@ class Recipe:
     balance_weight: float = 0.01
     log_floor: float = 0.0
     gray: float = 0.0
+    tones: float = 0.0
     precision: str = "bf16-mixed"
 
     def to_dict(self) -> dict[str, Any]:
