@@ -38,6 +38,17 @@ def test_what_is_there_is_named_by_its_probability():
     assert json.loads(json.dumps(found.to_dict()))["present"] == ["rain", "noise"]
 
 
+@pytest.mark.parametrize("pixels", [torch.zeros(3, 0, 5), torch.full((3, 40, 40), torch.nan)])
+def test_what_is_no_picture_is_refused(recognizer, pixels):
+    with pytest.raises(InputError):
+        recognizer(ImageBuffer(pixels))
+
+
+def test_restorers_share_the_embedded_recognizer():
+    first, second = load(), load()
+    assert first.recognizer is second.recognizer
+
+
 def test_nothing_wrong_is_said_where_nothing_is():
     found = conclude(answers(nothing=4.0), CONFIG)
     assert (found.verdict, found.present, found.sure) == ("nothing wrong", (), True)

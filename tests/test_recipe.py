@@ -132,7 +132,7 @@ def test_a_recognizers_tasks_have_no_loss_weight() -> None:
     assert told == "tasks.1: loss_weight has no meaning for recognizer, which restores nothing"
 
 
-@pytest.mark.parametrize("source", ["depth", "drawn"])
+@pytest.mark.parametrize("source", ["clean", "depth", "drawn"])
 def test_a_source_without_pairs_needs_an_operator_or_stays_clean(source: str) -> None:
     bare = {key: value for key, value in TASK.items() if key != "operator"} | {"source": source}
     assert faults({**GOOD, "tasks": [bare]})[0].startswith(f"tasks.0: the source '{source}' has no degraded")

@@ -10,18 +10,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pellucid import models, weights
-from pellucid.arrays import image_from_array, image_from_tensor
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.errors import CheckpointError
-from pellucid.image import ImageBuffer
-from pellucid.image_io import read_image
 from pellucid.models.recognizer import SCALES, Answers
+from pellucid.picture import Picture, open_picture
 
 DEFAULT = "recognizer"
 LEAST_SIDE = 32  # pixels; smaller pictures show too little
@@ -173,17 +169,16 @@ class Recognizer:
         sha256 = file.sha256 or hash_file(file.path)
         return cls(checkpoint.build(), name=file.name, weights_sha256=sha256, device=device)
 
-    def __call__(self, picture: str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor) -> Diagnosis:
+    def __call__(self, picture: Picture) -> Diagnosis:
         """What one picture shows.
 
         Args:
-            picture: as a restorer takes it: a path, an `ImageBuffer`, an array (H, W), (H, W, 3) or (H, W,
-                4), or a tensor (3, H, W), floating point in [0, 1].
+            picture: whatever `pellucid.picture.open_picture` takes, as a restorer does.
 
         Raises:
             InputError: a picture that can't be used.
         """
-        pixels = _pixels(picture)
+        pixels = open_picture(picture).pixels
         start = time.perf_counter()
         answers = self.ask(pixels[None])
         large_enough = min(pixels.shape[-2:]) >= LEAST_SIDE
@@ -234,14 +229,3 @@ def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough
         0.0,
         large_enough,
     )
-
-
-def _pixels(picture: str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor) -> Tensor:
-    """(3, H, W) in [0, 1] on the CPU."""
-    if isinstance(picture, ImageBuffer):
-        return picture.pixels
-    if isinstance(picture, np.ndarray):
-        return image_from_array(picture).pixels
-    if isinstance(picture, Tensor):
-        return image_from_tensor(picture).pixels
-    return read_image(picture).pixels

@@ -1,11 +1,14 @@
 """The picture between file and network: pixels, alpha, and all that must survive the round trip."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pellucid import scratch
 
 SampleFormat = Literal["uint8", "uint16", "float32"]
 Mode = Literal["rgb", "gray", "palette", "cmyk"]
@@ -77,6 +80,12 @@ class ImageBuffer:
     def width(self) -> int:
         """Columns."""
         return self.pixels.shape[2]
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether all of (C, H, W) float32 are finite: then so is their float64 sum, which takes no memory."""
+    bands = scratch.bands(x.shape[1], x[:, 0].nbytes)
+    return all(math.isfinite(float(x[:, rows].sum(dtype=torch.float64))) for rows in bands)
 
 
 def fill_transparent(pixels: Tensor, alpha: Tensor) -> Tensor:

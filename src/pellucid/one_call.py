@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid import weights
 from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
-from pellucid.image_io import check_writable, decode_image, encode_image
+from pellucid.image_io import SUFFIX, check_writable, decode_image, encode_image
 from pellucid.restorer import TorchRestorer, load
 from pellucid.strength import Strength
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # bytes of a file, an array, a tensor, a buffer, a path, or a picture of Pillow
 Given = TypeVar("Given", bound="bytes | str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor | Image")
-SUFFIX = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "heif": ".avif"}
 _PILLOW_MODES = ("L", "RGB", "RGBA", "I;16")
 
 

@@ -288,7 +288,7 @@ def _task_faults(task: dict[str, Any]) -> list[str]:
         faults.append(f"sigma is {sigma}; expected above 0, up to 255, and the operator 'gaussian_noise'")
     if not 0 <= task.get("starts_at", 0) <= 1:
         faults.append(f"starts_at is {task['starts_at']}; expected a share of the run, 0 to 1")
-    if source in ("depth", "drawn") and operator is None and task.get("kind") != "clean":
+    if source in ("clean", "depth", "drawn") and operator is None and task.get("kind") != "clean":
         faults.append(
             f"the source {source!r} has no degraded pictures; expected an operator, or the kind 'clean'"
         )

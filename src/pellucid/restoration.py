@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pellucid.arrays import array_from_image
 from pellucid.image import ImageBuffer
-from pellucid.image_io import copy_image, write_image
+from pellucid.image_io import BY_SUFFIX, copy_image, write_image
+from pellucid.picture import Picture
 from pellucid.strips import StripPlan
-
-Picture = bytes | str | os.PathLike[str] | ImageBuffer | NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -121,12 +120,8 @@ class Restoration:
         original = self.original
         if self.report.untouched and isinstance(original, (str, os.PathLike)):
             source, target = Path(original), Path(path)
-            if _format(source) == _format(target):
+            own, wanted = (BY_SUFFIX.get(s := file.suffix.lower(), s) for file in (source, target))
+            if own == wanted:
                 copy_image(source, target, overwrite=overwrite)
                 return
         write_image(self.image, path, overwrite=overwrite)
-
-
-def _format(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)

@@ -9,27 +9,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pellucid import compute, engines, models, weights
-from pellucid.arrays import image_from_array, image_from_tensor
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.diagnosis import DEFAULT as RECOGNIZER
 from pellucid.diagnosis import Diagnosis, Recognizer
 from pellucid.engines import Engine
 from pellucid.errors import InputError, PellucidError, UnsupportedDtypeError
 from pellucid.image import ImageBuffer
-from pellucid.image_io import Limits, decode_image, read_header, read_image
+from pellucid.image_io import Limits, read_header, read_image
 from pellucid.light import keep_light
 from pellucid.models import ModelSpec
+from pellucid.picture import Picture, open_picture
 from pellucid.registry import unknown_name
-from pellucid.restoration import Picture, Report, Restoration
-from pellucid.runner import NetworkRunner, Progress, is_finite
+from pellucid.restoration import Report, Restoration
+from pellucid.runner import NetworkRunner, Progress
 from pellucid.strength import Strength
 from pellucid.strips import StripPlan
 
@@ -96,11 +96,15 @@ class Restorer(Protocol):
         ...
 
 
+class _Opening(Restorer, Protocol):
+    def open(self, image: Picture) -> ImageBuffer: ...
+
+
 class _Streaming:
     """`Restorer.map`, for what can be called."""
 
     def map(
-        self: "Restorer",
+        self: _Opening,
         images: Iterable[Picture],
         *,
         diagnosis: str | None = None,
@@ -109,7 +113,7 @@ class _Streaming:
     ) -> Iterator[Restoration]:
         """See `Restorer`."""
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
-            for image, opening in ahead(((image, reader.submit(_open, image)) for image in images), 1):
+            for image, opening in ahead(((image, reader.submit(self.open, image)) for image in images), 1):
                 try:
                     restoration = self(opening.result(), diagnosis=diagnosis, strength=strength)
                 except PellucidError as error:
@@ -118,6 +122,10 @@ class _Streaming:
                     on_error(image, error)
                 else:
                     yield dataclasses.replace(restoration, original=image)
+
+    def open(self, image: Picture) -> ImageBuffer:
+        """A picture as a call takes it."""
+        return open_picture(image)
 
 
 def ahead(items: Iterable[T], number: int) -> Iterator[T]:
@@ -151,7 +159,7 @@ class IdentityRestorer(_Streaming):
         if diagnosis is not None:
             raise InputError(_blind("identity", diagnosis))
         start = time.perf_counter()
-        picture = _open(image)
+        picture = self.open(image)
         report = dataclasses.replace(
             self.describe(),
             strength=Strength.of(strength).plain,
@@ -241,7 +249,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         if diagnosis is not None:
             self._prompt(diagnosis)  # refused before the picture is read
         start = time.perf_counter()
-        degraded = self.read(image) if isinstance(image, (str, os.PathLike)) else _open(image)
+        degraded = self.open(image)
         seconds = {"read": time.perf_counter() - start}
         report = dataclasses.replace(
             self.describe(), strength=kept.plain, diagnosis=diagnosis, seconds=seconds
@@ -313,6 +321,10 @@ class TorchRestorer(NetworkRunner, _Streaming):
         in_file = needed > memory and needed < disk
         return read_image(path, limits=limits, folder=folder if in_file else None)
 
+    def open(self, image: Picture) -> ImageBuffer:
+        """A picture as a call takes it; a file as `read` does."""
+        return self.read(image) if isinstance(image, (str, os.PathLike)) else super().open(image)
+
     def check_diagnosis(self, diagnosis: str) -> None:
         """Refuse a diagnosis that a call would refuse, before there is a picture.
 
@@ -325,7 +337,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
     def recognizer(self) -> Recognizer:
         """What finds out what is wrong, where nobody has said it."""
         if self._recognizer is None:
-            self._recognizer = Recognizer.load()
+            self._recognizer = _embedded_recognizer()
         return self._recognizer
 
     @property
@@ -376,6 +388,12 @@ class TorchRestorer(NetworkRunner, _Streaming):
         if diagnosis not in self.prompts:
             raise InputError(unknown_name(f"prompt of {self.name}", str(diagnosis), list(self.prompts)))
         return self.prompts.index(diagnosis)
+
+
+@cache
+def _embedded_recognizer() -> Recognizer:
+    """The same for all restorers: it keeps nothing of the pictures that it is asked about."""
+    return Recognizer.load()
 
 
 def load(
@@ -479,28 +497,6 @@ def _load_exported(
         guard=guard,
         engine=engine,
     )
-
-
-def _open(image: Picture) -> ImageBuffer:
-    if isinstance(image, ImageBuffer):
-        if not image.pixels.numel() or not is_finite(image.pixels):
-            raise InputError(
-                f"The picture is {image.width} x {image.height} pixels, or holds NaN or infinity; expected "
-                "at least one pixel, and numbers from 0 to 1. Repair it first."
-            )
-        return image
-    if isinstance(image, np.ndarray):
-        return image_from_array(image)
-    if isinstance(image, Tensor):
-        return image_from_tensor(image)
-    if isinstance(image, bytes):
-        return decode_image(image)
-    if not isinstance(image, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(
-            f"The picture is of type {type(image).__name__}; expected a path, bytes, an array, a tensor or "
-            "an ImageBuffer. Convert it first."
-        )
-    return read_image(image)
 
 
 def _blind(name: str, diagnosis: str) -> str:

@@ -16,6 +16,7 @@ from pellucid import compute, engines, scratch
 from pellucid.compute import Precision, Probe
 from pellucid.engines import Engine
 from pellucid.errors import InputError, MemoryBudgetError, NonFiniteOutputError, UnsupportedDtypeError
+from pellucid.image import is_finite
 from pellucid.models import ModelSpec
 from pellucid.pipeline import GRAPH_FROM, MOST_AT_ONCE, Pipeline
 from pellucid.strength import as_number
@@ -425,12 +426,6 @@ def pad_picture(pixels: Tensor, height: int, width: int) -> Tensor:
 def _mirrored(size: int, padded: int) -> list[int]:
     """What stands in for the pixels from `size` to `padded`; a reflection can't be longer than its object."""
     return [max(0, 2 * size - 2 - position) for position in range(size, padded)]
-
-
-def is_finite(x: Tensor) -> bool:
-    """Whether all of (C, H, W) float32 are finite: then so is their float64 sum, which takes no memory."""
-    bands = scratch.bands(x.shape[1], x[:, 0].nbytes)
-    return all(math.isfinite(float(x[:, rows].sum(dtype=torch.float64))) for rows in bands)
 
 
 def _kept(span: Span) -> slice:

@@ -152,6 +152,17 @@ def test_previews(desk, photo):
     assert fit(large, 96).shape == (3, 96, 4)
 
 
+def test_a_picture_may_be_named_as_a_preview(desk, photo):
+    large = photo("preview.jpg", rows=300)
+    before = large.read_bytes()
+    session = desk.session("a")
+    looked = session.look(large)
+    assert looked.preview.name != "preview.jpg"
+    assert large.read_bytes() == before
+    list(session.restore([large], OPTIONS))
+    assert session.write(0, Strength(0, 0)).read_bytes() == before
+
+
 def test_what_can_not_be_asked(desk, photo):
     session = desk.session("a")
     for ask in (

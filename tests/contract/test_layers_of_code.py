@@ -13,6 +13,7 @@ LAYERS = (
     {"strips"},  # of layers; networks describe theirs in their own files
     {"losses", "models", "arrays"},
     {"image_io", "checkpoint", "weights", "data", "compute"},
+    {"picture"},  # files, arrays and tensors alike
     {
         "codec",
         "diagnosis",

@@ -1,4 +1,5 @@
 import json
+import sqlite3
 import threading
 import time
 
@@ -153,6 +154,23 @@ def test_jobs_expire(serve, picture, until, tmp_path):
         until(lambda: client.get(path).status_code == 404)
     left = [file for part in ("inputs", "results") for file in (tmp_path / "jobs" / part).iterdir()]
     assert left == []
+
+
+def test_expiry_outlives_a_full_disk(serve, picture, until, monkeypatch):
+    with serve(keep_seconds=0.3) as one, one.client() as client:
+        store, failures = one.service.runner._store, []
+        expire = store.expire
+
+        def full_once(seconds):
+            if not failures:
+                failures.append(sqlite3.OperationalError("database or disk is full"))
+                raise failures[0]
+            return expire(seconds)
+
+        monkeypatch.setattr(store, "expire", full_once)
+        path = client.post("/v1/jobs", content=picture(), headers=PNG).headers["location"]
+        until(lambda: client.get(path).status_code == 404)
+        assert failures
 
 
 def test_a_stop_interrupts_a_job_and_the_next_start_does_it(serve, picture, until, tmp_path):

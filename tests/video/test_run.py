@@ -153,6 +153,18 @@ def test_what_the_format_cannot_hold_is_told(unguarded, tmp_path):
     assert report.not_copied == ["audio aac (stream 1)"]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("target", [".mp4", ".mkv"])
+def test_the_last_frame_lasts_as_long_as_the_others(unguarded, suffix, target, tmp_path):
+    source = write_film(tmp_path / f"film{suffix}", pictures(5))
+    restore_video(unguarded, source, tmp_path / f"out{target}")
+    with av.open(str(tmp_path / f"out{target}")) as result:
+        stream = result.streams.video[0]
+        lasting = [float(p.duration * p.time_base) for p in result.demux(stream) if p.pts is not None]
+        assert lasting == pytest.approx([0.04] * 5, abs=0.0011)  # Matroska counts milliseconds
+        assert result.duration / av.time_base == pytest.approx(0.2, abs=0.002)
+
+
 @pytest.mark.parametrize(("size", "pixel_format"), [((33, 47), "yuv444p"), ((64, 80), "yuv422p")])
 def test_odd_sizes_and_other_subsamplings_are_kept(unguarded, size, pixel_format, tmp_path):
     frames = [frame[: size[0], : size[1]] for frame in pictures(2)]

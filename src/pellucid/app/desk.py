@@ -31,7 +31,7 @@ from pellucid.checkpoint import Checkpoint
 from pellucid.diagnosis import Diagnosis
 from pellucid.errors import InputError, PellucidError, StorageError, UnknownNameError
 from pellucid.explain.change import Change
-from pellucid.image_io import IMAGE_SUFFIXES, Limits, read_header, read_image
+from pellucid.image_io import IMAGE_SUFFIXES, SUFFIX, Limits, read_header, read_image
 from pellucid.registry import unknown_name
 from pellucid.restoration import Report, Restoration
 from pellucid.restorer import TorchRestorer
@@ -39,7 +39,6 @@ from pellucid.strength import Strength
 
 IDLE = 6 * 3600.0  # seconds after which a browser that did not say goodbye is taken to be gone
 Load = Callable[[str, str], TorchRestorer]
-_SUFFIX = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "heif": ".avif"}
 
 
 def offered(asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -234,7 +233,7 @@ class Session:
             image = read_image(source, limits=self.desk.limits)
         default = Options(self.desk.models[0], engine=self.desk.engines[0])
         diagnosis = self.desk.restorer(default).recognizer(image)
-        preview = source.parent / "preview.jpg"
+        preview = source.with_name(f"{source.name}.preview.jpg")
         preview.write_bytes(encode_preview(image, fit(image.pixels, SIDE)))
         return Looked(source.name, image.width, image.height, preview, diagnosis)
 
@@ -450,7 +449,7 @@ class _Run:
 
         part_done(0, 1)
         began = time.perf_counter()
-        image = read_image(source, limits=self.session.desk.limits)
+        image = self.restorer.read(source, limits=self.session.desk.limits)
         seconds = {"read": time.perf_counter() - began}
         restoration = self.restorer(image, diagnosis=self.options.prompt, progress=part_done)
         report = restoration.report
@@ -471,7 +470,7 @@ def _target_name(item: Item) -> str:
     """The name of a restored file: the input's, in the input's format."""
     if item.source.suffix.lower() in IMAGE_SUFFIXES:
         return item.name
-    return item.name + _SUFFIX[read_header(item.source).format]
+    return item.name + SUFFIX[read_header(item.source).format]
 
 
 def _free_name(name: str, taken: set[str]) -> str:

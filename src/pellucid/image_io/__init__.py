@@ -7,7 +7,7 @@ renamed. A picture whose pixels were not changed comes back with the same sample
 `docs/images.md` says what survives where.
 """
 
-from pellucid.image_io._formats import IMAGE_SUFFIXES
+from pellucid.image_io._formats import BY_SUFFIX, IMAGE_SUFFIXES, SUFFIX
 from pellucid.image_io._read import Header, Limits, decode_header, decode_image, read_header, read_image
 from pellucid.image_io._write import (
     check_writable,
@@ -21,7 +21,9 @@ from pellucid.image_io._write import (
 )
 
 __all__ = [
+    "BY_SUFFIX",
     "IMAGE_SUFFIXES",
+    "SUFFIX",
     "Header",
     "Limits",
     "check_writable",

@@ -35,6 +35,7 @@ FORMATS = {
     ),
     "webp": FileFormat("WebP", (".webp",), ("uint8",), gray=False, alpha=True, max_side=16_383),
 }
+SUFFIX = {name: row.suffixes[0] for name, row in FORMATS.items()}  # by which a format is written
 BY_SUFFIX = {suffix: name for name, row in FORMATS.items() for suffix in row.suffixes}
 
 IMAGE_SUFFIXES = tuple(sorted(BY_SUFFIX))

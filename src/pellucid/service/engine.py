@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from pellucid import image_io
 from pellucid.diagnosis import Diagnosis, Recognizer
 from pellucid.errors import UnknownNameError
 from pellucid.image import ImageBuffer
@@ -30,13 +31,14 @@ T = TypeVar("T")
 
 _DECODED = 2  # pictures in memory at once: one on the network, one that is read or written meanwhile
 
-SUFFIX = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp", "avif": ".avif"}
-"""Suffix of each format that can be asked for."""
-
 
 def format_name(source_format: str) -> str:
     """The name, as in `SUFFIX`, of a format as libvips calls it."""
     return "avif" if source_format == "heif" else source_format
+
+
+SUFFIX = {format_name(name): suffix for name, suffix in image_io.SUFFIX.items()}
+"""Suffix of each format that can be asked for."""
 
 
 class Stopped(Exception):  # noqa: N818 - it ends a run that nobody waits for, and is no error

@@ -153,7 +153,11 @@ class JobRunner:
 
     async def _sweep(self) -> None:
         while True:
-            expired = await asyncio.to_thread(self._store.expire, self._settings.keep_seconds)
-            if expired:
-                log("jobs expired", number=expired)
+            try:
+                expired = await asyncio.to_thread(self._store.expire, self._settings.keep_seconds)
+            except (OSError, sqlite3.Error) as error:  # a full disk, above all; it is asked again
+                log("jobs can't be expired", level=logging.ERROR, error=error)
+            else:
+                if expired:
+                    log("jobs expired", number=expired)
             await asyncio.sleep(min(_SWEEP_SECONDS, self._settings.keep_seconds))

@@ -398,9 +398,14 @@ def _segment_packets(segments: list[Path], film: Film) -> Iterator[Packet]:
                 packet.pts = packet.dts = round(packet.pts * packet.time_base / film.time_base)
                 packet.time_base = film.time_base
                 if waiting is not None:
-                    waiting.duration = packet.pts - waiting.pts
-                    yield waiting.pts * film.time_base, -1, waiting
-                    packet.duration = waiting.duration
+                    lasting = packet.pts - waiting.pts
+                    waiting.duration = lasting
+                    yield (
+                        waiting.pts * film.time_base,
+                        -1,
+                        waiting,
+                    )  # its taker changes it
+                    packet.duration = lasting
                 waiting = packet
     if waiting is not None:
         yield waiting.pts * film.time_base, -1, waiting

@@ -1,0 +1,45 @@
+"""What may be given as a picture, and how each of it becomes an `ImageBuffer`."""
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pellucid.arrays import image_from_array, image_from_tensor
+from pellucid.errors import InputError
+from pellucid.image import ImageBuffer, is_finite
+from pellucid.image_io import decode_image, read_image
+
+Picture = bytes | str | os.PathLike[str] | ImageBuffer | NDArray[np.generic] | Tensor
+
+
+def open_picture(image: Picture) -> ImageBuffer:
+    """A picture of any sort.
+
+    Args:
+        image: a path, the bytes of a file, an `ImageBuffer`, an array (H, W), (H, W, 3) or (H, W, 4), or a
+            tensor (3, H, W), floating point in [0, 1].
+
+    Raises:
+        InputError: it can't be read, has no pixel, or numbers that are not finite.
+    """
+    if isinstance(image, ImageBuffer):
+        if not image.pixels.numel() or not is_finite(image.pixels):
+            raise InputError(
+                f"The picture is {image.width} x {image.height} pixels, or holds NaN or infinity; expected "
+                "at least one pixel, and numbers from 0 to 1. Repair it first."
+            )
+        return image
+    if isinstance(image, np.ndarray):
+        return image_from_array(image)
+    if isinstance(image, Tensor):
+        return image_from_tensor(image)
+    if isinstance(image, bytes):
+        return decode_image(image)
+    if not isinstance(image, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"The picture is of type {type(image).__name__}; expected a path, bytes, an array, a tensor or "
+            "an ImageBuffer. Convert it first."
+        )
+    return read_image(image)
