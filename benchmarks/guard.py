@@ -18,16 +18,24 @@ from pathlib import Path
 import torch
 
 from pellucid import load
-from pellucid.data import LEAST_SIDE, PictureBank, center_crop, load_shards, read_rgb8, validation_pairs
+from pellucid.data import (
+    LEAST_SIDE,
+    VALIDATION_KINDS,
+    PictureBank,
+    center_crop,
+    load_shards,
+    read_rgb8,
+    validation_pairs,
+)
 from pellucid.diagnosis import Recognizer
 from pellucid.errors import UnreadableImageError
+from pellucid.evaluate.scores import TOLERANCE
 from pellucid.labels import validation_shards
 from pellucid.light import keep_light
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.weights import DEFAULT
 
 RUNS = 15
-TOLERANCE = 0.005  # dB
 
 
 def main() -> None:
@@ -56,9 +64,8 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     total = [0, 0, 0, 0]
-    for kind, pairs in groupby(
-        validation_pairs(load_shards(options.shards, "val"), options.limit), lambda p: p[0]
-    ):
+    shards = load_shards(options.shards, "val")
+    for kind, pairs in groupby(validation_pairs(shards, options.limit), lambda p: p[0]):
         rows = [measure(restorer, recognizer, degraded, clean) for _, degraded, clean in pairs]
         left = sum(alone for alone, *_ in rows)
         worse = [sum(worsened(row[1], row[i]) for row in rows) for i in (2, 3)]
@@ -67,10 +74,10 @@ def main() -> None:
             f"| {kind} | {len(rows)} | {left} | {worse[0]} | {worse[1]} | {means[0]:.2f} | {means[1]:.2f} |",
             flush=True,
         )
-        if kind != "clean":
+        if VALIDATION_KINDS[kind] != "clean":
             total = [a + b for a, b in zip(total, (len(rows), left, *worse), strict=True)]
     print(f"| all degraded | {' | '.join(map(str, total))} | | |\n")
-    measure_clean(restorer, recognizer, validation_shards(load_shards(options.shards, "val")).banks)
+    measure_clean(restorer, recognizer, validation_shards(shards).banks)
     picture = torch.rand(3, 1000, 1000)
     recognizer(picture)
     times = sorted(timed(recognizer, picture) for _ in range(RUNS))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pellucid import models, weights
 from pellucid.checkpoint import Checkpoint
-from pellucid.compute import choose_device, probe_picture
+from pellucid.compute import choose_device, probe_picture, processor_name
 from pellucid.restorer import load
 
 VARIANTS = ("eager", "restorer")
@@ -149,7 +149,7 @@ def main() -> None:
         )
     if options.json:
         setting = {
-            "machine": platform.processor() or platform.machine(),
+            "machine": processor_name(),
             "system": platform.system(),
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -13,7 +13,6 @@ import contextlib
 import gc
 import json
 import os
-import platform
 import random
 import signal
 import struct
@@ -33,7 +32,7 @@ import numpy as np
 
 from pellucid import load
 from pellucid.arrays import image_from_array
-from pellucid.compute import probe_picture
+from pellucid.compute import probe_picture, processor_name
 from pellucid.image_io import decode_image, encode_image
 
 CLIENTS = (1, 4, 16)
@@ -390,7 +389,7 @@ def main() -> None:
                 service = Service(folder, "--queue", "2")
                 report["overload"] = run_overload(service, options)
                 service.end()
-    report["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    report["machine"] = {"processor": processor_name(), "cores": os.cpu_count()}
     text = json.dumps(report, indent=2)
     print(text)
     if options.json:

@@ -10,7 +10,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from pellucid import load
 from pellucid.batch.journal import Journal
 from pellucid.batch.plan import Settings
 from pellucid.batch.run import Batch, Job
+from pellucid.compute import processor_name
 from pellucid.image_io import decode_image, encode_image, read_image
 from service import below, photo, pss
 
@@ -214,7 +214,7 @@ def main() -> None:
             soak = Soak(Path(name), options.pictures, options.size, options.bad, options.seed)
             soak.run(tuple(options.kill_after))
             result = soak.judge()
-    result = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, **result}
+    result = {"machine": processor_name(), "torch": torch.__version__, **result}
     text = json.dumps(result, indent=1)
     print(text)
     if options.json:

@@ -11,7 +11,6 @@ measured, and how.
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,11 +22,12 @@ import torch
 from torch import Tensor
 
 from pellucid import models
+from pellucid.compute import processor_name
 from pellucid.evaluate.efficiency import measure_efficiency
 from pellucid.evaluate.scores import code_commit
 from pellucid.losses import fourier_l1, l1
 from pellucid.recipe import PRECISIONS, Recipe, load_recipe, shipped_recipes
-from pellucid.train import training_precision
+from pellucid.training_run import training_precision
 
 FLOP_PER_MAC = 2 * 3  # a product and a sum, forward once and backward about twice
 CEILING_SIDE = 2048  # of the matrix product that shows what the machine can do
@@ -170,7 +170,7 @@ def main() -> None:
         )
     if options.json:
         setting_facts = {
-            "machine": platform.processor() or platform.machine(),
+            "machine": processor_name(),
             "cores": os.cpu_count(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "threads": threads,

@@ -126,10 +126,13 @@ def test_a_fault_of_a_task_is_told_with_its_place(change: dict[str, Any], said: 
     assert told[0].startswith(f"tasks.1: {said}")
 
 
-def test_a_recognizers_tasks_have_no_loss_weight() -> None:
-    task = {**TASK, "loss_weight": 0.5}
+@pytest.mark.parametrize(
+    ("key", "value"), [("loss_weight", 0.5), ("starts_at", 0.5), ("repeat", 2), ("prompt", "noise")]
+)
+def test_what_no_recognizer_heeds_is_refused(key: str, value: float | str) -> None:
+    task = {**TASK, key: value}
     (told,) = faults({**GOOD, "model": "recognizer", "tasks": [TASK, task]})
-    assert told == "tasks.1: loss_weight has no meaning for recognizer, which restores nothing"
+    assert told == f"tasks.1: {key} has no meaning for recognizer, which restores nothing"
 
 
 @pytest.mark.parametrize("source", ["clean", "depth", "drawn"])

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from pellucid import train_recognizer as module
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task
-from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.errors import InputError, OutputExistsError, RecipeError
 from pellucid.recipe import Recipe, load_recipe
 from pellucid.train import train
 from pellucid.train_recognizer import train_recognizer
@@ -83,7 +84,10 @@ def test_each_network_is_trained_by_its_own_loop(shards, tmp_path):
         train(RECIPE, shards, tmp_path)
 
 
-@pytest.mark.parametrize(("option", "value"), [("minutes", 0), ("device", "abacus")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("minutes", 0), ("minutes", math.inf), ("save_every", math.nan), ("device", "abacus")],
+)
 def test_what_can_not_be_is_refused(shards, tmp_path, option, value):
     with pytest.raises(InputError):
         train_recognizer(RECIPE, shards, tmp_path, **{option: value})
@@ -96,5 +100,5 @@ def test_the_state_of_another_version_is_refused_in_words(shards, tmp_path):
         header = opened.metadata()
         tensors = {k: opened.get_tensor(k) for k in opened.keys() if not k.endswith("axes")}  # noqa: SIM118
     save_file(tensors, file, header)
-    with pytest.raises(CheckpointError, match="another version"):
+    with pytest.raises(RecipeError, match="another version"):
         train_recognizer(RECIPE, shards, tmp_path / "a", device="cpu", resume=True)

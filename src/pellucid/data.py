@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid import degradations
-from pellucid.degradations.gaussian_noise import GaussianNoise
+from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
 from pellucid.errors import RecipeError, UnreadableImageError
 
 # A NYU picture has a white border; this is the part to use: x0, y0, x1, y1.
@@ -486,20 +486,51 @@ class Mixer:
         clean, extra = planes[:, :3], planes[:, 3:]
         if task.kind == "clean":
             return clean, clean
-        if task.operator is None:
-            if task.source == "rain_pairs":  # the pair is exactly clip(clean + streaks)
-                return (clean + extra).clamp(max=1), clean
-            return (extra if extra.shape[1] == 3 else clean), clean
-        operator: Any = degradations.get(task.operator)
-        if task.sigma is not None:
-            operator = GaussianNoise((task.sigma,), truncate=True)
+        if task.is_paired:
+            return degraded_of_pair(task, planes), clean
+        operator = operator_of(task)
         params = operator.draw(rng, len(clean))
         if task.source == "depth" and operator.kind == "haze":
-            return operator.apply(clean, params, depth=extra * (255 / DEPTH_STEPS)), clean
+            return operator.apply(clean, params, depth=depth_of(extra)), clean
         if task.streaks:
             streaks = self.shards.banks["rain_pairs"].crops(len(clean), clean.shape[-1], rng)[:, 3:]
             return operator.apply(clean, params, streaks=streaks), clean
         return operator.apply(clean, params), clean
+
+
+def operator_of(task: Task) -> Any:
+    """The degradation of a task that has one: noise of one level as the papers train, where it names one."""
+    if task.sigma is not None:
+        return GaussianNoise((task.sigma,), truncate=True)
+    return degradations.get(str(task.operator))
+
+
+def degraded_of_pair(task: Task, planes: Tensor) -> Tensor:
+    """The degraded pictures (B, 3, H, W) of a paired task's planes (B, K, H, W).
+
+    Raises:
+        RecipeError: the source has none.
+    """
+    clean, extra = planes[:, :3], planes[:, 3:]
+    if task.source == "rain_pairs":  # the pair is exactly clip(clean + streaks)
+        return (clean + extra).clamp(max=1)
+    if extra.shape[1] != 3:
+        raise RecipeError(
+            f"The source {task.source!r} has no degraded pictures, of which the task {task.kind!r} learns. "
+            "Give the task an operator."
+        )
+    return extra
+
+
+def depth_of(plane: Tensor) -> Tensor:
+    """Depth from the plane of a source "depth", which holds `DEPTH_STEPS` levels per unit, over 255."""
+    return plane * (255 / DEPTH_STEPS)
+
+
+def papers_noise(sigma: float, rng: torch.Generator) -> tuple[GaussianNoise, GaussianNoiseParams]:
+    """Noise of one level for one picture by the papers' protocol: 8 bits, truncated."""
+    operator = GaussianNoise()
+    return operator, replace(operator.draw(rng, 1), sigma=(sigma,), truncate=(True,))
 
 
 def without_color(planes: Tensor) -> Tensor:
@@ -529,7 +560,7 @@ VALIDATION_TASKS = (
     ("jpeg", Task("jpeg", 1, "clean", "jpeg")),
     ("composite", Task("composite", 1, "clean", "composite")),
     ("clean", Task("clean", 1, "clean")),
-    ("clean_drawn", Task("clean", 1, "drawn")),  # of data that `pellucid.labels.with_drawn` has added to
+    ("clean_drawn", Task("clean", 1, "drawn")),  # of the data, or of `pellucid.labels.with_drawn`
 )
 VALIDATION_KINDS = {name: task.kind for name, task in VALIDATION_TASKS}
 
@@ -550,11 +581,8 @@ def validation_pairs(
         for i in range(len(bank) if limit is None else min(limit, len(bank))):
             planes = center_crop(bank.picture(i)[None], LEAST_SIDE)
             rng = torch.Generator().manual_seed(i)
-            if name.startswith("noise_"):  # the papers' protocol: 8 bits, truncated
-                operator: Any = degradations.get("gaussian_noise")
-                params = replace(
-                    operator.draw(rng, 1), sigma=(float(name.removeprefix("noise_")),), truncate=(True,)
-                )
+            if name.startswith("noise_"):
+                operator, params = papers_noise(float(name.removeprefix("noise_")), rng)
                 yield name, operator.apply(planes, params), planes
             else:
                 yield name, *mixer.pairs(task, planes, rng)

@@ -15,21 +15,23 @@ from torch import Tensor
 
 from pellucid import degradations
 from pellucid.data import (
-    DEPTH_STEPS,
     VALIDATION_TASKS,
     Bank,
     PictureBank,
     Shards,
     Task,
     center_crop,
+    degraded_of_pair,
+    depth_of,
     in_other_tones,
+    operator_of,
+    papers_noise,
     without_color,
 )
 from pellucid.degradations import Degradation
 from pellucid.degradations.composite import ORDER, Composite
 from pellucid.degradations.defocus_blur import disc
 from pellucid.degradations.frame_average import frame_kernel
-from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.degradations.motion_blur import motion_kernel
 from pellucid.drawn import draw_pictures
 from pellucid.errors import RecipeError
@@ -40,8 +42,7 @@ KINDS = tuple(SCALES)
 # kind has no label: blur on a flat color, for example.
 INVISIBLE = 0.7
 REAL_STREAKS = 0.6  # share of the rain that real streak planes make, where the data has them
-OTHER_TONES = 0.4  # share of the pictures that get paler or darker before they are degraded
-GAMMA = (0.55, 1.35)  # powers of their encoded values: a pale scene is not a hazy one
+GAMMA = (0.55, 1.35)  # powers of encoded values, for other tones: a pale scene is not a hazy one
 MORE_ON_PAIRS = 0.3  # share of the real pairs that are degraded further
 MOST_REDUCTION = 2.5
 VALIDATION_DRAWN = 54  # validation pictures that are no photographs
@@ -162,12 +163,15 @@ class LabelledPictures:
         tasks: the mix.
         side: of the square pictures, in pixels, a multiple of 8.
         gray: share of the pictures without color, 0 to 1.
+        tones: share of the photographs that get paler or darker before they are degraded, but for real pairs.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
     """
 
-    def __init__(self, shards: Shards, tasks: Sequence[Task], side: int, gray: float = 0.0) -> None:
+    def __init__(
+        self, shards: Shards, tasks: Sequence[Task], side: int, gray: float = 0.0, tones: float = 0.0
+    ) -> None:
         missing = sorted({task.source for task in tasks} - set(shards.banks))
         if missing:
             raise RecipeError(
@@ -175,7 +179,7 @@ class LabelledPictures:
                 f"{', '.join(sorted(shards.banks))}. Remove the tasks, or give other data."
             )
         self.banks, self.tasks, self.side = shards.banks, list(tasks), side
-        self.gray = gray
+        self.gray, self.tones = gray, tones
         self.weights = torch.tensor([task.weight for task in tasks], dtype=torch.float64)
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,7 +196,7 @@ class LabelledPictures:
         bank = self.banks[task.source]
         whole = bank.picture(int(torch.randint(len(bank), (), generator=rng)))
         planes = self._region(whole, rng, native=task.is_paired)
-        if task.source != "drawn" and _chance(rng) < OTHER_TONES:
+        if task.source != "drawn" and _chance(rng) < self.tones:
             power = GAMMA[0] + (GAMMA[1] - GAMMA[0]) * _chance(rng)
             planes = planes if task.is_paired else in_other_tones(planes, power)
         degrade = _degrade_in_gray if _chance(rng) < self.gray else degrade_labelled
@@ -224,7 +228,7 @@ def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Ma
     """One labelled picture from a task's planes (1, K, H, W).
 
     The operator's parameters are drawn first, so that pictures with the same seed are those of
-    `pellucid.data.validation_pairs`.
+    `pellucid.data.validation_pairs`, but for mixes with rain, of which some are made by real streaks.
     """
     clean, extra = planes[:, :3], planes[:, 3:]
     truth = Truth()
@@ -232,15 +236,13 @@ def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Ma
         truth.hidden.add(HISTORY[task.source])
     if task.kind == "clean":
         return Labelled(clean[0], truth)
-    if task.operator is None:
-        degraded = (clean + extra).clamp(max=1) if task.source == "rain_pairs" else extra
+    if task.is_paired:
+        degraded = degraded_of_pair(task, planes)
         truth.strengths[task.kind] = measure_strength(task.source, None, clean, degraded)
         for operator in _more(task.kind, rng):
             degraded = _apply(operator, operator.draw(rng, 1), degraded, truth, None, None)
         return Labelled(degraded[0], truth)
-    operator: Any = degradations.get(task.operator)
-    if task.sigma is not None:
-        operator = GaussianNoise((task.sigma,), truncate=True)
+    operator = operator_of(task)
     params: Any = operator.draw(rng, 1)
     if isinstance(operator, Composite):
         parts = [(degradations.get(part.name), part.params) for part in params.parts[0]]
@@ -250,7 +252,7 @@ def degrade_labelled(task: Task, planes: Tensor, rng: torch.Generator, banks: Ma
         parts = [part for part in parts if part[0].kind not in NOT_ON_DRAWINGS]
     degraded = clean
     for part, values in parts:
-        depth = extra * (255 / DEPTH_STEPS) if task.source == "depth" and part.kind == "haze" else None
+        depth = depth_of(extra) if task.source == "depth" and part.kind == "haze" else None
         streaks = None
         real = task.streaks or task.kind == "composite"
         if part.kind == "rain" and real and "rain_pairs" in banks and _chance(rng) < REAL_STREAKS:
@@ -351,8 +353,8 @@ FURTHER_TASKS = (
 def validation_pictures(shards: Shards, limit: int | None = None) -> Iterator[tuple[str, int, Labelled]]:
     """The fixed labelled validation pictures: name of the row, number of the picture, and the picture.
 
-    Rows of `VALIDATION_TASKS` are those of `pellucid.data.validation_pairs`, the composites as often again
-    with other seeds; then `FURTHER_TASKS`.
+    Rows of `VALIDATION_TASKS` are those of `pellucid.data.validation_pairs` (see `degrade_labelled`), the
+    composites as often again with other seeds; then `FURTHER_TASKS`.
     """
     for name, task in (
         *VALIDATION_TASKS,
@@ -376,16 +378,15 @@ def validation_pictures(shards: Shards, limit: int | None = None) -> Iterator[tu
 
 
 def _papers_noise(planes: Tensor, sigma: float, rng: torch.Generator) -> Labelled:
-    operator, truth = GaussianNoise(), Truth()
-    params = replace(operator.draw(rng, 1), sigma=(sigma,), truncate=(True,))
+    (operator, params), truth = papers_noise(sigma, rng), Truth()
     return Labelled(_apply(operator, params, planes[:, :3], truth, None, None)[0], truth)
 
 
 def _as_it_is(task: Task, planes: Tensor) -> Labelled:
     """A real pair's degraded picture, with nothing added."""
-    clean, extra = planes[:, :3], planes[:, 3:]
-    degraded = (clean + extra).clamp(max=1) if task.source == "rain_pairs" else extra
-    return Labelled(degraded[0], Truth({task.kind: measure_strength(task.source, None, clean, degraded)}))
+    degraded = degraded_of_pair(task, planes)
+    strength = measure_strength(task.source, None, planes[:, :3], degraded)
+    return Labelled(degraded[0], Truth({task.kind: strength}))
 
 
 def strange_pictures(seed: int = 7) -> Iterator[tuple[str, Tensor]]:

@@ -21,6 +21,7 @@ KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "cle
 # The loop saves no gradient scaler, so float16 is not among them.
 PRECISIONS = ("32-true", "bf16-mixed")
 MIXINGS = ("weighted", "counted")
+RESTORING = ("loss_weight", "starts_at", "repeat", "prompt")  # keys of tasks that no recognizer heeds
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("patch", "batch", "lots", "steps"), lambda v: v > 0, "above zero"),
     (("learning_rate",), lambda v: 0 < v <= 1, "above zero, up to one"),
@@ -168,8 +169,10 @@ def _faults_beside(model: str, config: dict[str, Any], task: dict[str, Any]) -> 
     from pellucid import models
 
     spec, faults = models.get(model), list[str]()
-    if not spec.restores and "loss_weight" in task:
-        faults.append(f"loss_weight has no meaning for {model}, which restores nothing")
+    if not spec.restores:
+        faults += [
+            f"{key} has no meaning for {model}, which restores nothing" for key in RESTORING if key in task
+        ]
     prompts = config.get("prompts", spec.config.prompts) if spec.guided else ()
     if prompts and (name := task.get("prompt") or task["kind"]) not in prompts:
         faults.append(unknown_name("prompt", name, list(prompts)))

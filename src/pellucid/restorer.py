@@ -336,9 +336,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
     @property
     def recognizer(self) -> Recognizer:
         """What finds out what is wrong, where nobody has said it."""
-        if self._recognizer is None:
-            self._recognizer = _embedded_recognizer()
-        return self._recognizer
+        return self._recognizer or _embedded_recognizer()
 
     @property
     def recognizes(self) -> bool:

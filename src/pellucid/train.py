@@ -1,63 +1,58 @@
 """The training loop, top to bottom.
 
-A run lives in one folder: `state.safetensors` (everything that `--resume` needs, replaced by renaming, so
-that a kill at any moment costs at most the minutes since the last save), `weights.safetensors` (the averaged
-weights as a checkpoint), `training_pictures.json` (hashes of the clean pictures, which the weights carry),
-`log.jsonl`, TensorBoard events and `panel.png`. A run that was cut off and resumed takes the steps that it
-would have taken: by `steps`, in float32 on a CPU, it ends with the same bits.
+A run lives in a folder of `pellucid.training_run`, with `training_pictures.json` (hashes of the clean
+pictures, which the weights carry) and `panel.png` beside the rest. A run that was cut off and resumed takes
+the steps that it would have taken: by `steps`, in float32 on a CPU, it ends with the same bits.
 
 Needs torch, numpy, safetensors and Lightning Fabric; TensorBoard and libvips (else Pillow) where installed.
 """
 
-import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pellucid import __version__, compute, datasets, models
+from pellucid import datasets, models
 from pellucid.checkpoint import Checkpoint
-from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs, write_rgb8
+from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
-from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
+from pellucid.errors import CheckpointError, RecipeError, TrainingError
 from pellucid.labels import with_drawn
 from pellucid.losses import picture_errors
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.models import ModelSpec
 from pellucid.recipe import Recipe
+from pellucid.training_run import (
+    IMITATED,
+    Progress,
+    RunFolder,
+    RunLog,
+    check_times,
+    check_weights,
+    learning_rate_at,
+    load_state,
+    provenance_of,
+    save_state,
+    training_device,
+    training_precision,
+)
 
 FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, and minutes instead of an hour
 PANEL_SIDE = 256
 LOG_EVERY = 100  # steps
 PATIENCE = timedelta(hours=6)  # of processes that wait while the first hashes pictures or validates
-IMITATED = (
-    "This processor has no bf16 arithmetic and would imitate it many times slower; float32 takes its place."
-)
 DRAWN = 180  # training pictures that are no photographs, where a recipe asks for them
-
-
-@dataclass
-class Progress:
-    """How far a run has come: optimizer steps, crops seen, seconds spent in the loop over all its parts."""
-
-    step: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    scores: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def train(
@@ -109,13 +104,7 @@ def train(
     spec = models.get(recipe.model)
     if not spec.restores:
         raise RecipeError(f"{recipe.model} restores nothing; it is trained by pellucid.train_recognizer.")
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
-    if not (save_every >= 0 and validate_every >= 0):  # so written, NaN is refused too
-        raise InputError(
-            f"Saving every {save_every} and validating every {validate_every} minutes can't be done; "
-            "expected numbers, zero or more."
-        )
+    check_times(minutes, save_every, validate_every)
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // processes
@@ -125,13 +114,8 @@ def train(
             f"The batch is drawn in {recipe.lots} lots, which {world} processes can't share alike. "
             f"Set lots, and batch, to multiples of {world} in the recipe."
         )
-    run_folder = Path(run_folder)
-    state_file, weights_file = run_folder / "state.safetensors", run_folder / "weights.safetensors"
-    if state_file.exists() and not resume:
-        raise OutputExistsError(
-            f"{run_folder} already holds a run. Go on with it by --resume, or name another folder with --run."
-        )
-    resume = resume and state_file.exists()  # a run that was killed before its first save starts anew
+    run = RunFolder(Path(run_folder))
+    resume = run.check(resume=resume)
     if any(task.source in datasets.names() for task in recipe.tasks):
         from pellucid.folders import load_folders  # needs libvips, which shards can do without
 
@@ -166,52 +150,31 @@ def train(
 
     progress = Progress()
     if resume:
-        progress = _load_state(state_file, recipe, network, average, optimizer)
-    run_folder.mkdir(parents=True, exist_ok=True)
+        progress = load_state(run.state, recipe, network, average, optimizer)
     if fabric.is_global_zero:
-        for left_over in run_folder.glob(".*.safetensors.*.tmp"):  # by a kill while saving
-            left_over.unlink()
-
-    def check() -> None:
-        """Refuse weights from which no training can go on, before they replace the last good ones."""
-        if not all(bool(p.isfinite().all()) for p in network.parameters()):
-            raise RecipeError(
-                f"The weights became infinite or NaN before step {progress.step}. Lower the learning rate, "
-                "and go on from the last saved state with --resume."
-            )
+        run.prepare()
 
     def keep() -> None:
-        check()
+        check_weights(network, progress.step)
         if not fabric.is_global_zero:
             return
-        _save_state(state_file, recipe, network, average, optimizer, progress)
-        provenance = {
-            "recipe": recipe.to_dict(),
-            "steps": progress.step,
-            "samples": progress.samples,
-            "hours": round(progress.seconds / 3600, 3),
-            "seed": recipe.seed,
-            "training_data_sha256": training.data_hash,
-            "validation_data_sha256": validation.data_hash,
+        save_state(run.state, recipe, network, average, optimizer, progress)
+        provenance = provenance_of(recipe, progress, training, validation, fabric.device) | {
             "validation": progress.scores,
-            "pellucid": __version__,
-            "torch": torch.__version__,
-            "device": str(fabric.device),
-            "precision": precision,
             KEY: None if trained_on is None else trained_on.to_dict(),
         }
         Checkpoint.from_network(recipe.model, average.module, provenance).write(
-            weights_file, dtype=torch.float16
+            run.weights, dtype=torch.float16
         )
 
     def look(limit: int) -> None:
-        check()
+        check_weights(network, progress.step)
         if fabric.is_global_zero and validation.banks:
             progress.scores = validate(average.module, validation, limit, log, kinds, prompts)
             log.write(step=progress.step, validation=progress.scores, seconds=progress.seconds)
         fabric.barrier()
 
-    log = _Log(run_folder, silent=not fabric.is_global_zero)
+    log = RunLog(run.path, silent=not fabric.is_global_zero)
     if precision != recipe.precision:
         log.say(IMITATED)
     log.say(
@@ -222,7 +185,7 @@ def train(
     trained_on = None
     if fabric.is_global_zero:
         trained_on = hash_training_pictures(
-            run_folder,
+            run.path,
             training,
             [task.source for task in recipe.tasks],
             start=start and start.provenance,
@@ -232,12 +195,12 @@ def train(
     last = time.monotonic()
     next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
     recent: list[Tensor] = []
-    with _telling_of_a_lost_process(fabric, run_folder):
+    with _telling_of_a_lost_process(fabric, run.path):
         while True:
             done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
             if done >= 1:
                 break
-            learning_rate = _learning_rate(recipe, progress.step, done)
+            learning_rate = learning_rate_at(recipe, progress.step, done)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
@@ -273,7 +236,7 @@ def train(
             if progress.step % LOG_EVERY == 0:
                 value = fabric.all_reduce(torch.stack(recent).mean(), reduce_op="mean").item()
                 recent.clear()
-                check()
+                check_weights(network, progress.step)
                 left = progress.seconds * (1 - done) / done if done > 0 else 0.0
                 log.write(
                     step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds
@@ -291,14 +254,14 @@ def train(
     look(FINAL_LIMIT)
     keep()
     log.close()
-    return weights_file
+    return run.weights
 
 
 def validate(
     network: nn.Module,
     shards: Shards,
     limit: int | None,
-    log: "_Log | None" = None,
+    log: RunLog | None = None,
     kinds: Collection[str] | None = None,
     prompts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
@@ -324,14 +287,14 @@ def validate(
             rows.setdefault(kind, []).append(
                 (psnr_rgb(degraded, clean), min(psnr_rgb(restored, clean), 99.0))
             )
-    scores = {
-        kind: {
+    scores: dict[str, Any] = {}
+    for kind, pairs in rows.items():
+        before, after = (round(sum(column) / len(pairs), 3) for column in zip(*pairs, strict=True))
+        scores[kind] = {
             "n": len(pairs),
-            "input": None if kind == "clean" else round(sum(p[0] for p in pairs) / len(pairs), 3),
-            "output": round(sum(p[1] for p in pairs) / len(pairs), 3),
+            "input": before if math.isfinite(before) else None,
+            "output": after,
         }
-        for kind, pairs in rows.items()
-    }
     if log is not None:
         log.show_scores(scores)
         if panel:
@@ -406,31 +369,6 @@ def _draw_batch(
     return [torch.cat(parts) for parts in zip(*lots, strict=True)]
 
 
-def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
-    """Linear warm-up by steps, times a cosine over the run, or over `cosine_steps`."""
-    if recipe.cosine_steps:
-        done = min(1.0, step / recipe.cosine_steps)
-    low, high = recipe.final_learning_rate, recipe.learning_rate
-    cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
-    return cosine * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))
-
-
-def training_precision(recipe: Recipe, device: str = "auto") -> str:
-    """What a recipe is computed in on "auto", "cpu" or "cuda": its precision; float32 for imitated bf16."""
-    return "32-true" if compute.imitates_bf16(training_device(device)) else recipe.precision
-
-
-def training_device(name: str) -> torch.device:
-    """Where "auto", "cpu" or "cuda" trains; not on Apple's GPUs, which lack the float64 that draws need.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f"There is no device {name!r} to train on. Choose auto, cpu or (with a GPU) cuda.")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def _launch_fabric(precision: str, device: str, processes: int, nodes: int) -> Any:
     try:
         from lightning_fabric import Fabric
@@ -482,121 +420,6 @@ def _evaluating(network: nn.Module) -> Generator[None]:
         network.train(was_training)
 
 
-def _save_state(
-    file: Path,
-    recipe: Recipe,
-    network: nn.Module,
-    average: AveragedModel,
-    optimizer: Any,
-    progress: Progress,
-) -> None:
-    """Weights, averages, optimizer state and progress in one safetensors file, replaced by renaming."""
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-    header = {"recipe": recipe.name, "model": recipe.model, "progress": vars(progress)}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    try:
-        save_file(tensors, temporary, {"run": json.dumps(header)})
-        temporary.replace(file)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{file} can't be written: {error}. Free some space or look at the permissions, then go on from "
-            "the last saved state with --resume."
-        ) from error
-
-
-def _load_state(
-    file: Path,
-    recipe: Recipe,
-    network: nn.Module,
-    average: AveragedModel,
-    optimizer: Any,
-) -> Progress:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            header = json.loads(opened.metadata()["run"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{file} is not the saved state of a run ({error}). Name another folder with --run."
-        ) from error
-    if (header["recipe"], header["model"]) != (recipe.name, recipe.model):
-        raise RecipeError(
-            f"{file.parent} holds a run of {header['recipe']} ({header['model']}), not of {recipe.name} "
-            f"({recipe.model}). Name another folder with --run."
-        )
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    try:
-        network.load_state_dict(part("network."))
-        average.load_state_dict(part("average."))
-    except RuntimeError as error:
-        raise RecipeError(
-            f"{file.parent} holds a run of a {header['model']} of other numbers than {recipe.name} now gives "
-            "it. Set the recipe's model and config as they were, or name another folder with --run."
-        ) from error
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part("optimizer.").items():
-        index, slot = name.split(".", 1)
-        state.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**header["progress"])
-
-
 def _clock(seconds: float) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-class _Log:
-    """Lines on stderr, `log.jsonl`, and TensorBoard and the panel where their packages are installed."""
-
-    def __init__(self, folder: Path, *, silent: bool = False) -> None:
-        self.folder, self.silent = folder, silent
-        self.step = 0
-        self.board: Any = None
-        if silent:  # only the first of several processes speaks and writes
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self.board = SummaryWriter(str(folder))
-
-    def say(self, line: str) -> None:
-        if not self.silent:
-            print(line, file=sys.stderr, flush=True)
-
-    def write(self, *, step: int, **values: Any) -> None:
-        self.step = step
-        if self.silent:
-            return
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(name, value, step)
-
-    def show_scores(self, scores: dict[str, Any]) -> None:
-        for kind, row in scores.items():
-            before = "" if row["input"] is None else f"{row['input']:.2f} -> "
-            self.say(f"  {kind:14} {before}{row['output']:.2f} dB ({row['n']})")
-            if self.board is not None:
-                self.board.add_scalar(f"psnr/{kind}", row["output"], self.step)
-
-    def show_panel(self, panel: Tensor) -> None:
-        """Rows of degraded, restored, clean: (3, H, W) in [0, 1]."""
-        if self.board is not None:
-            self.board.add_image("panel", panel, self.step)
-        write_rgb8((panel * 255).round().byte().permute(1, 2, 0), self.folder / "panel.png")
-
-    def close(self) -> None:
-        if self.board is not None:
-            self.board.close()

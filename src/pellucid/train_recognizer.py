@@ -1,15 +1,12 @@
 """The recognizer's training: as `pellucid.train`, with labels in place of clean pictures, in one process.
 
-A run lives in one folder, with the same files: `state.safetensors` (what a resumed run needs, replaced by
-renaming), `weights.safetensors` (the averaged weights in float16) and `log.jsonl`. By `steps` on a CPU, a run
-that was cut off and resumed ends with the same bits.
+A run lives in a folder of `pellucid.training_run`. By `steps` on a CPU, a run that was cut off and resumed
+ends with the same bits.
 """
 
 import itertools
 import json
 import math
-import os
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -18,21 +15,32 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from pellucid import __version__, models
+from pellucid import models
 from pellucid.checkpoint import Checkpoint
-from pellucid.data import Shards, load_shards
-from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
+from pellucid.data import load_shards
+from pellucid.errors import RecipeError
 from pellucid.evaluate.recognition import calibrate_checkpoint, judge
 from pellucid.labels import LabelledPictures, validation_shards, with_drawn
 from pellucid.models.recognizer import MOMENTUM, Answers, reduced
 from pellucid.recipe import Recipe
-from pellucid.train import IMITATED, Progress, training_device, training_precision
+from pellucid.training_run import (
+    IMITATED,
+    Progress,
+    RunFolder,
+    RunLog,
+    check_times,
+    check_weights,
+    learning_rate_at,
+    load_state,
+    provenance_of,
+    save_state,
+    training_device,
+    training_precision,
+)
 
 LOG_EVERY = 20  # steps
 DRAWN = 600  # training pictures that are no photographs, of eleven sorts
@@ -90,19 +98,14 @@ def train_recognizer(
         raise RecipeError(
             f"The recipe trains {recipe.model}, which restores pictures; expected a recognizer."
         )
-    if minutes is not None and not minutes > 0:
-        raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
+    check_times(minutes, save_every, validate_every)
     place = training_device(device)
-    run_folder = Path(run_folder)
-    state_file, weights_file = run_folder / "state.safetensors", run_folder / "weights.safetensors"
-    if state_file.exists() and not resume:
-        raise OutputExistsError(
-            f"{run_folder} already holds a run. Go on with it by --resume, or name another folder with --run."
-        )
+    run = RunFolder(Path(run_folder))
+    resume = run.check(resume=resume)
     training = with_drawn(load_shards(data, "train"), DRAWN, recipe.seed, textures=True)
     held_out = load_shards(data, "val")
     validation = validation_shards(held_out)
-    drawn = _Drawn(LabelledPictures(training, recipe.tasks, recipe.patch, recipe.gray), recipe)
+    drawn = _Drawn(LabelledPictures(training, recipe.tasks, recipe.patch, recipe.gray, recipe.tones), recipe)
     torch.manual_seed(recipe.seed)
     config = spec.config_from({**asdict(spec.config), **recipe.config})
     network: Any = spec.build(config)
@@ -115,35 +118,31 @@ def train_recognizer(
     average_function: Any = get_ema_multi_avg_fn(recipe.ema_decay)
     average = AveragedModel(network, multi_avg_fn=average_function)
     progress = Progress()
-    if resume and state_file.exists():
-        progress = _load_state(state_file, recipe, network, average, optimizer)
-    run_folder.mkdir(parents=True, exist_ok=True)
+    if resume:
+        progress = load_state(run.state, recipe, network, average, optimizer)
+    run.prepare()
+    log = RunLog(run.path)
 
     def keep() -> None:
-        if not all(bool(p.isfinite().all()) for p in network.parameters()):
-            raise RecipeError(
-                f"The weights became infinite or NaN before step {progress.step}. Lower the learning rate, "
-                "and go on from the last saved state with --resume."
-            )
-        _save_state(state_file, recipe, network, average, optimizer, progress)
+        check_weights(network, progress.step)
+        save_state(run.state, recipe, network, average, optimizer, progress)
         publish()
 
     def publish() -> None:
-        provenance = _provenance(recipe, progress, training, validation, str(place))
+        provenance = provenance_of(recipe, progress, training, validation, place)
         Checkpoint.from_network(recipe.model, average.module, provenance).write(
-            weights_file, dtype=torch.float16
+            run.weights, dtype=torch.float16
         )
 
-    def log(**values: Any) -> None:
-        with (run_folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"step": progress.step, "seconds": progress.seconds, **values}) + "\n")
+    def write(**values: Any) -> None:
+        log.write(step=progress.step, seconds=progress.seconds, **values)
 
-    _say(
+    log.say(
         f"{recipe.name}: {sum(p.numel() for p in network.parameters()):,} parameters on {place}, "
         f"{torch.get_num_threads()} threads; from step {progress.step}"
     )
     if (precision := training_precision(recipe, place.type)) != recipe.precision:
-        _say(IMITATED)
+        log.say(IMITATED)
     last = time.monotonic()
     next_save, next_look = (progress.seconds + 60 * m for m in (save_every, validate_every))
     recent: list[Tensor] = []
@@ -152,7 +151,7 @@ def train_recognizer(
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(recipe, progress.step, done)
+            group["lr"] = learning_rate_at(recipe, progress.step, done)
         rng = torch.Generator().manual_seed(progress.step)
         with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             features = _features(network, x.to(place), 1, rng)
@@ -171,24 +170,25 @@ def train_recognizer(
         if progress.step % LOG_EVERY == 0:
             entropy, error = torch.stack(recent).mean(0).tolist()
             recent.clear()
-            log(presence_loss=entropy, strength_loss=error)
-            _say(f"step {progress.step} · {done:.0%} · presence {entropy:.4f} · strength {error:.4f}")
+            write(presence_loss=entropy, strength_loss=error)
+            log.say(f"step {progress.step} · {done:.0%} · presence {entropy:.4f} · strength {error:.4f}")
         if progress.seconds >= next_look:
             progress.scores = judge(average.module, validation, validation_limit)
-            log(validation=progress.scores)
-            _say(json.dumps(progress.scores))
+            write(validation=progress.scores)
+            log.say(json.dumps(progress.scores))
             next_look, last = progress.seconds + 60 * validate_every, time.monotonic()
         if progress.seconds >= next_save:
             keep()
             next_save = progress.seconds + 60 * save_every
     keep()  # before what comes last, so that a kill meanwhile costs no training
-    _finish(average.module, drawn, place, processes - 1 and processes)
+    _finish(average.module, drawn, place, processes - 1 and processes, log)
     publish()
-    calibrated = calibrate_checkpoint(Checkpoint.read(weights_file), held_out)  # as rounded to float16
-    calibrated.write(weights_file, dtype=torch.float16)
-    log(validation=calibrated.provenance["recognition"])
-    _say(json.dumps(calibrated.provenance["recognition"]["macro_f1"]))
-    return weights_file
+    calibrated = calibrate_checkpoint(Checkpoint.read(run.weights), held_out)  # as rounded to float16
+    calibrated.write(run.weights, dtype=torch.float16)
+    write(validation=calibrated.provenance["recognition"])
+    log.say(json.dumps(calibrated.provenance["recognition"]["macro_f1"]))
+    log.close()
+    return run.weights
 
 
 class _Drawn(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -228,7 +228,7 @@ def _error(answers: Answers, presence: Tensor, strengths: Tensor) -> Tensor:
     return torch.stack((parts[0], STRENGTH_WEIGHT * parts[1]))
 
 
-def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int) -> None:
+def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int, log: RunLog) -> None:
     """Settle batch normalization for the averaged weights, then fit the head alone to many pictures.
 
     The head costs next to nothing, while features cost a picture and a pass each: so they are computed once,
@@ -240,7 +240,7 @@ def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int) -> N
     for part in _loader(_Described(drawn, network.cpu()), range(FITTING), workers):
         found.append(part)
         if len(found) % LOG_EVERY == 0:
-            _say(f"features of {len(found)} of {FITTING} batches")
+            log.say(f"features of {len(found)} of {FITTING} batches")
     network.to(place).requires_grad_(True)
     features, presence, strengths = (torch.cat(column).to(place) for column in zip(*found, strict=True))
     network.norm.running_mean.copy_(features.mean(0))
@@ -294,84 +294,3 @@ def _fit_head(network: Any, features: Tensor, presence: Tensor, strengths: Tenso
             optimizer.zero_grad()
             _error(answers, presence[chosen], strengths[chosen]).sum().backward()
             optimizer.step()
-
-
-def _learning_rate(recipe: Recipe, step: int, done: float) -> float:
-    """Linear warm-up by steps, times a cosine over the run."""
-    low, high = recipe.final_learning_rate, recipe.learning_rate
-    return (low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))) * min(
-        1.0, (step + 1) / max(recipe.warmup_steps, 1)
-    )
-
-
-def _provenance(
-    recipe: Recipe, progress: Progress, training: Shards, validation: Shards, device: str
-) -> dict[str, Any]:
-    return {
-        "recipe": recipe.to_dict(),
-        "steps": progress.step,
-        "samples": progress.samples,
-        "hours": round(progress.seconds / 3600, 3),
-        "seed": recipe.seed,
-        "training_data_sha256": training.data_hash,
-        "validation_data_sha256": validation.data_hash,
-        "pellucid": __version__,
-        "torch": torch.__version__,
-        "device": device,
-        "precision": training_precision(recipe, torch.device(device).type),
-    }
-
-
-def _save_state(
-    file: Path, recipe: Recipe, network: Any, average: AveragedModel, optimizer: Any, progress: Progress
-) -> None:
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-    header = {"recipe": recipe.name, "model": recipe.model, "progress": vars(progress)}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    save_file(
-        {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()},
-        temporary,
-        {"run": json.dumps(header)},
-    )
-    temporary.replace(file)
-
-
-def _load_state(file: Path, recipe: Recipe, network: Any, average: AveragedModel, optimizer: Any) -> Progress:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            header = json.loads(opened.metadata()["run"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{file} is not the saved state of a run ({error}). Name another folder with --run."
-        ) from error
-    if (header["recipe"], header["model"]) != (recipe.name, recipe.model):
-        raise RecipeError(
-            f"{file.parent} holds a run of {header['recipe']} ({header['model']}), not of {recipe.name} "
-            f"({recipe.model}). Name another folder with --run."
-        )
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    try:
-        network.load_state_dict(part("network."))
-        average.load_state_dict(part("average."))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{file} was saved by another version of the network. Start a new run: name another folder with "
-            "--run."
-        ) from error
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part("optimizer.").items():
-        index, slot = name.split(".", 1)
-        state.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return Progress(**header["progress"])
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

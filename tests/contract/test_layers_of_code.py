@@ -25,8 +25,8 @@ LAYERS = (
     {"restorer", "datasets"},
     {"recipe", "folders", "one_call"},  # a recipe names the sources and tasks of data, and the data sets
     {"evaluate", "explain", "batch", "video", "convert"},
-    {"train", "cluster"},  # runs batches on many machines
-    {"train_recognizer"},  # shares the training's habits
+    {"training_run", "cluster"},  # what all training shares; batches on many machines
+    {"train", "train_recognizer"},
     {"service", "app"},  # doors of their own
     {"cli"},  # which a command opens
 )

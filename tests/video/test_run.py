@@ -71,12 +71,22 @@ def diagnosis(**probabilities: float) -> Diagnosis:
     return Diagnosis("degraded", tuple(probabilities), found, 0.0, probabilities, 1.0, True, "oracle", 0.0)
 
 
+class Oracle:
+    """A recognizer that always finds the same."""
+
+    def __init__(self, weights_sha256: str = "oracle", **probabilities: float) -> None:
+        self.weights_sha256, self.found = weights_sha256, diagnosis(**probabilities)
+
+    def __call__(self, pixels: torch.Tensor) -> Diagnosis:
+        return self.found
+
+
 @pytest.mark.parametrize(
     ("found", "kept"), [({"blur": 1.0}, True), ({"haze": 1.0}, False), ({"blur": 1.0, "haze": 0.2}, False)]
 )
 def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(restorer, "_recognizer", lambda pixels: diagnosis(**found))
+    monkeypatch.setattr(restorer, "_recognizer", Oracle(**found))
     monkeypatch.setattr(
         restorer, "run", lambda pixels, **options: asked.append(options["light_kept"]) or pixels
     )
@@ -88,7 +98,7 @@ def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, 
 
 def test_a_prompt_is_heeded_without_asking_the_recognizer(guided, tmp_path, monkeypatch):
     monkeypatch.setattr(guided, "guard", True)
-    monkeypatch.setattr(guided, "_recognizer", lambda pixels: diagnosis(blur=1.0))
+    monkeypatch.setattr(guided, "_recognizer", Oracle(blur=1.0))
     source = write_film(*(tmp_path / "film.mkv", pictures(2)))
     report = restore_video(guided, source, tmp_path / "out.mkv", diagnosis="haze")
     assert [(shot["prompt"], shot["light_kept"]) for shot in report.shots] == [("haze", False)]
@@ -245,9 +255,11 @@ def test_other_settings_begin_anew(unguarded, tmp_path):
     assert again.resumed_at == 0
 
 
-@pytest.mark.parametrize(("rule", "resumed_at"), [(0, 0), (GUARD_RULE, 4)])
-def test_another_rule_of_the_guard_begins_anew(restorer, rule, resumed_at, tmp_path, monkeypatch):
-    monkeypatch.setattr(restorer, "_recognizer", lambda pixels: diagnosis(blur=1.0))
+@pytest.mark.parametrize(
+    ("rule", "weights", "resumed_at"), [(0, "oracle", 0), (GUARD_RULE, "other", 0), (GUARD_RULE, "oracle", 4)]
+)
+def test_another_guard_begins_anew(restorer, rule, weights, resumed_at, tmp_path, monkeypatch):
+    monkeypatch.setattr(restorer, "_recognizer", Oracle(blur=1.0))
     source, target = write_film(tmp_path / "film.mp4", pictures(6)), tmp_path / "out.mp4"
 
     def stop(done, _):
@@ -257,6 +269,7 @@ def test_another_rule_of_the_guard_begins_anew(restorer, rule, resumed_at, tmp_p
     with pytest.raises(KeyboardInterrupt):
         restore_video(restorer, source, target, progress=stop, segment_frames=2)
     monkeypatch.setattr("pellucid.video.run.GUARD_RULE", rule)
+    monkeypatch.setattr(restorer, "_recognizer", Oracle(weights, blur=1.0))
     assert restore_video(restorer, source, target, segment_frames=2).resumed_at == resumed_at
 
 

@@ -206,7 +206,8 @@ def settings_of(options: Options) -> Settings:
         "weights": _hash_weights(options.model),
         "strength": options.strength.plain,
         "prompt": options.prompt,
-        "guard": [_hash_weights(RECOGNIZER), GUARD_RULE] if options.guard else None,
+        "recognizer": _hash_weights(RECOGNIZER) if options.guard or options.prompt is None else None,
+        "guard": GUARD_RULE if options.guard else None,
         "precision": options.precision,
     }
     return Settings(values)

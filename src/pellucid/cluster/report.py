@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pellucid.cluster import storage
 from pellucid.cluster.storage import FileState
-from pellucid.errors import JournalError
+from pellucid.errors import JournalError, UnreadableImageError
 from pellucid.restoration import Report
 
 FOLDER = "_pellucid"
@@ -269,14 +269,14 @@ class Records:
         Raises:
             JournalError: a file among them is none of pellucid's.
         """
-        urls = [
-            f"{self._folder}/{folder}/{name}"
-            for folder in ("report", "parts")
-            for name in storage.listed(f"{self._folder}/{folder}")
-            if name.endswith(".parquet")
-        ]
+        tables: list[Table] = []
         with ThreadPoolExecutor(THREADS) as threads:
-            tables = list(threads.map(partial(_read_table, columns=_KNOWN), urls))
+            # Parts first: those that are joined meanwhile are in a report by the time that these are listed.
+            for folder, read in (("parts", _read_if_there), ("report", _read_table)):
+                names = storage.listed(f"{self._folder}/{folder}")
+                urls = [f"{self._folder}/{folder}/{name}" for name in names if name.endswith(".parquet")]
+                found = threads.map(partial(read, columns=_KNOWN), urls)
+                tables += [table for table in found if table is not None]
         return Known(pa.concat_tables(tables)) if tables else None
 
     def _marks(self) -> list[str]:
@@ -309,6 +309,16 @@ def _parquet(tables: Sequence[Table]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _read_if_there(url: str, columns: Sequence[str] | None = None) -> Table | None:
+    """A part, unless a joiner has removed it."""
+    try:
+        return _read_table(url, columns)
+    except UnreadableImageError:
+        if storage.state(url) is not None:
+            raise
+        return None
 
 
 def _read_table(url: str, columns: Sequence[str] | None = None) -> Table:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Shards, load_shards
-from pellucid.diagnosis import Diagnosis, Recognizer, calibrate, conclude
+from pellucid.diagnosis import PRESENT, Diagnosis, Recognizer, calibrate, conclude
 from pellucid.evaluate.scores import as_csv, code_commit, finite
 from pellucid.labels import KINDS, strange_pictures, validation_pictures, validation_shards
 from pellucid.models.recognizer import SCALES, Answers
@@ -262,7 +262,7 @@ def score(judged: Judged, config: Any) -> dict[str, Any]:
     """All measures on the odd-numbered pictures, plain values."""
     odd = judged.of(judged.numbers % 2 == 1)
     probabilities = calibrate(odd.logits, config)
-    said = probabilities[:, :-1] >= 0.5
+    said = probabilities[:, :-1] >= PRESENT
     kinds: dict[str, Any] = {}
     macro: dict[str, float] = {}
     for name, chosen in (("single", ~odd.mixed), ("composite", odd.mixed)):

@@ -64,7 +64,7 @@ def _format_of(head: bytes, name: str) -> str:
         return "webp"
     if head[4:8] == b"ftyp":
         brands = head[8 : struct.unpack(">I", head[:4])[0]]
-        if b"avif" in brands:
+        if b"avif" in brands and b"avis" not in brands:
             return "heif"
         if brands.startswith(FILM):
             raise UnsupportedImageError(_film(name))

@@ -223,15 +223,10 @@ def _write_by_rows(image: ImageBuffer, path: Path, quality: int | None, overwrit
     with _published(path, overwrite) as temporary:
         with _encoding("tiff", str(path)):
             picture.tiffsave(str(temporary), **options)
-        source = image.source
         with temporary.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
-            if source.dots_per_mm is None:
-                _unstate_resolution_in_tiff(pages)
-            iptc = source.iptc if source.format == "tiff" else None
-            if source.exif or iptc:
-                pages[:8], addition = exif.add_to_tiff(pages, source.exif, iptc)
-                file.seek(0, os.SEEK_END)
-                file.write(addition)
+            addition = _finish_tiff(pages, image.source)
+            file.seek(0, os.SEEK_END)
+            file.write(addition)
             pages.flush()
             file.flush()
             os.fsync(file.fileno())
@@ -293,13 +288,13 @@ def _encode(image: ImageBuffer, file_format: str, what: str, quality: int | None
     picture, options = _prepare(image, file_format, what, quality)
     with _encoding(file_format, what):
         data: bytes = getattr(picture, f"{file_format}save_buffer")(**options)
+    if file_format == "tiff":
+        edited = bytearray(data)
+        addition = _finish_tiff(edited, source)
+        return bytes(edited + addition)
     if source.dots_per_mm is None:
         data = _without_resolution(data, file_format)
-    iptc = source.iptc if file_format == source.format else None
-    if file_format == "tiff" and (source.exif or iptc):
-        head, addition = exif.add_to_tiff(data, source.exif, iptc)
-        data = head + data[8:] + addition
-    elif source.exif and file_format not in ("heif", "tiff"):
+    if source.exif and file_format != "heif":
         data = exif.embed(data, file_format, source.exif, (image.width, image.height))
     return data
 
@@ -439,13 +434,15 @@ def _without_resolution(data: bytes, file_format: str) -> bytes:
         return data[:13] + b"\0\0\1\0\1" + data[18:]
     if file_format == "png" and (start := data.find(b"pHYs", 33, data.find(b"IDAT"))) > 0:
         return data[: start - 4] + data[start + 17 :]  # length 4, name 4, payload 9, checksum 4
-    if file_format == "tiff":
-        edited = bytearray(data)
-        _unstate_resolution_in_tiff(edited)
-        return bytes(edited)
     return data
 
 
-def _unstate_resolution_in_tiff(data: bytearray | mmap.mmap) -> None:
-    if data[2:4] in (b"*\0", b"\0*"):  # not in BigTIFF
-        exif.set_tag(data, exif.RESOLUTION_UNIT, 1)
+def _finish_tiff(data: bytearray | mmap.mmap, source: Source) -> bytes:
+    """Put into a file what libvips did not: its directories change in place; what is to be appended."""
+    if source.dots_per_mm is None and data[2:4] in (b"*\0", b"\0*"):  # not in BigTIFF
+        exif.set_tag(data, exif.RESOLUTION_UNIT, 1)  # as in `_without_resolution`
+    iptc = source.iptc if source.format == "tiff" else None
+    if not (source.exif or iptc):
+        return b""
+    data[:8], addition = exif.add_to_tiff(data, source.exif, iptc)
+    return addition

@@ -142,9 +142,11 @@ def restore_video(
     work = target.with_name(f".{target.name}.pellucid")
     with _owned(work):
         guard = restorer.guard and GUARD_RULE
+        asked = diagnosis is None and restorer.recognizes
         key = {
             "source": hash_file(source),
             "weights": restorer.weights_sha256 or restorer.name,
+            "recognizer": restorer.recognizer.weights_sha256 if asked else None,
             "precision": restorer.precision,
             "settings": [strength.tone, strength.detail, diagnosis, guard, steady, segment_frames],
             "pellucid": __version__,

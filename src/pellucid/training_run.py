@@ -1,0 +1,273 @@
+"""What all training runs share: their folder, their state, their log, their pace.
+
+A run lives in one folder: `state.safetensors` (everything that `--resume` needs, replaced by renaming, so
+that a kill at any moment costs at most the minutes since the last save), `weights.safetensors` (the averaged
+weights as a checkpoint), `log.jsonl`, and where TensorBoard is installed its events.
+"""
+
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from pellucid import __version__, compute
+from pellucid.data import Shards, write_rgb8
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
+from pellucid.recipe import Recipe
+
+IMITATED = (
+    "This processor has no bf16 arithmetic and would imitate it many times slower; float32 takes its place."
+)
+
+
+@dataclass
+class Progress:
+    """How far a run has come: optimizer steps, crops seen, seconds spent in the loop over all its parts."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    scores: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run lies."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        """What a resumed run needs."""
+        return self.path / "state.safetensors"
+
+    @property
+    def weights(self) -> Path:
+        """The averaged weights."""
+        return self.path / "weights.safetensors"
+
+    def check(self, *, resume: bool) -> bool:
+        """Whether there is a run to go on with; a run that was killed before its first save starts anew.
+
+        Raises:
+            OutputExistsError: there is one, and `resume` is false.
+        """
+        if self.state.exists() and not resume:
+            raise OutputExistsError(
+                f"{self.path} already holds a run. Go on with it by --resume, or name another folder with "
+                "--run."
+            )
+        return self.state.exists()
+
+    def prepare(self) -> None:
+        """Make it; remove what a kill while saving has left."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for left_over in self.path.glob(".*.safetensors.*.tmp"):
+            left_over.unlink()
+
+
+def check_times(minutes: float | None, save_every: float, validate_every: float) -> None:
+    """Refuse a budget and intervals, in minutes, that can't be kept.
+
+    Raises:
+        InputError: not above zero and finite; intervals below zero, or NaN.
+    """
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
+    if not (save_every >= 0 and validate_every >= 0):  # so written, NaN is refused too
+        raise InputError(
+            f"Saving every {save_every} and validating every {validate_every} minutes can't be done; "
+            "expected numbers, zero or more."
+        )
+
+
+def check_weights(network: nn.Module, step: int) -> None:
+    """Refuse weights from which no training can go on, before they replace the last good ones.
+
+    Raises:
+        RecipeError: some are infinite or NaN.
+    """
+    if not all(bool(p.isfinite().all()) for p in network.parameters()):
+        raise RecipeError(
+            f"The weights became infinite or NaN before step {step}. Lower the learning rate, "
+            "and go on from the last saved state with --resume."
+        )
+
+
+def learning_rate_at(recipe: Recipe, step: int, done: float) -> float:
+    """Linear warm-up by steps, times a cosine over the run, or over `cosine_steps`."""
+    if recipe.cosine_steps:
+        done = min(1.0, step / recipe.cosine_steps)
+    low, high = recipe.final_learning_rate, recipe.learning_rate
+    cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
+    return cosine * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))
+
+
+def training_precision(recipe: Recipe, device: str = "auto") -> str:
+    """What a recipe is computed in on "auto", "cpu" or "cuda": its precision; float32 for imitated bf16."""
+    return "32-true" if compute.imitates_bf16(training_device(device)) else recipe.precision
+
+
+def training_device(name: str) -> torch.device:
+    """Where "auto", "cpu" or "cuda" trains; not on Apple's GPUs, which lack the float64 that draws need.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name not in ("auto", "cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f"There is no device {name!r} to train on. Choose auto, cpu or (with a GPU) cuda.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def provenance_of(
+    recipe: Recipe, progress: Progress, training: Shards, validation: Shards, device: torch.device
+) -> dict[str, Any]:
+    """What a checkpoint says of the run that made it, as plain values."""
+    return {
+        "recipe": recipe.to_dict(),
+        "steps": progress.step,
+        "samples": progress.samples,
+        "hours": round(progress.seconds / 3600, 3),
+        "seed": recipe.seed,
+        "training_data_sha256": training.data_hash,
+        "validation_data_sha256": validation.data_hash,
+        "pellucid": __version__,
+        "torch": torch.__version__,
+        "device": str(device),
+        "precision": training_precision(recipe, device.type),
+    }
+
+
+def save_state(
+    file: Path,
+    recipe: Recipe,
+    network: nn.Module,
+    average: AveragedModel,
+    optimizer: Any,
+    progress: Progress,
+) -> None:
+    """Weights, averages, optimizer state and progress in one safetensors file, replaced by renaming.
+
+    Raises:
+        TrainingError: it can't be written; the last one is left.
+    """
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+    header = {"recipe": recipe.name, "model": recipe.model, "progress": vars(progress)}
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    try:
+        save_file(tensors, temporary, {"run": json.dumps(header)})
+        temporary.replace(file)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{file} can't be written: {error}. Free some space or look at the permissions, then go on from "
+            "the last saved state with --resume."
+        ) from error
+
+
+def load_state(
+    file: Path, recipe: Recipe, network: nn.Module, average: AveragedModel, optimizer: Any
+) -> Progress:
+    """Put a saved state into a run's parts; how far it had come.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        RecipeError: it is another recipe's, or of another network.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads(opened.metadata()["run"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} is not the saved state of a run ({error}). Name another folder with --run."
+        ) from error
+    if (header["recipe"], header["model"]) != (recipe.name, recipe.model):
+        raise RecipeError(
+            f"{file.parent} holds a run of {header['recipe']} ({header['model']}), not of {recipe.name} "
+            f"({recipe.model}). Name another folder with --run."
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    try:
+        network.load_state_dict(part("network."))
+        average.load_state_dict(part("average."))
+    except RuntimeError as error:
+        raise RecipeError(
+            f"{file.parent} holds a run of a {header['model']} of other numbers, or of another version, than "
+            f"{recipe.name} now gives it. Set the recipe's model and config as they were, or name another "
+            "folder with --run."
+        ) from error
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, slot = name.split(".", 1)
+        state.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**header["progress"])
+
+
+class RunLog:
+    """Lines on stderr, `log.jsonl`, and TensorBoard and the panel where their packages are installed."""
+
+    def __init__(self, folder: Path, *, silent: bool = False) -> None:
+        self.folder, self.silent = folder, silent
+        self.step = 0
+        self.board: Any = None
+        if silent:  # only the first of several processes speaks and writes
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self.board = SummaryWriter(str(folder))
+
+    def say(self, line: str) -> None:
+        """A line on stderr."""
+        if not self.silent:
+            print(line, file=sys.stderr, flush=True)
+
+    def write(self, *, step: int, **values: Any) -> None:
+        """A line of `log.jsonl`; numbers go to TensorBoard, too."""
+        self.step = step
+        if self.silent:
+            return
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(name, value, step)
+
+    def show_scores(self, scores: dict[str, Any]) -> None:
+        """PSNR by kind, as `pellucid.train.validate` gives it."""
+        for kind, row in scores.items():
+            before = "" if row["input"] is None else f"{row['input']:.2f} -> "
+            self.say(f"  {kind:14} {before}{row['output']:.2f} dB ({row['n']})")
+            if self.board is not None:
+                self.board.add_scalar(f"psnr/{kind}", row["output"], self.step)
+
+    def show_panel(self, panel: Tensor) -> None:
+        """Rows of degraded, restored, clean: (3, H, W) in [0, 1]."""
+        if self.board is not None:
+            self.board.add_image("panel", panel, self.step)
+        write_rgb8((panel * 255).round().byte().permute(1, 2, 0), self.folder / "panel.png")
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        if self.board is not None:
+            self.board.close()
