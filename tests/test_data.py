@@ -247,7 +247,7 @@ ROW = {"path": "a.png", "split": "train", "role": "clean", "sha256": "0" * 64}
 def test_a_broken_manifest_is_refused(tmp_path: Path, manifest: str | None, said: str) -> None:
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(RecipeError, match=r"no shard folder.*--data") as caught:
+    with pytest.raises(RecipeError, match=r"no shard folder.*Give the folder") as caught:
         load_shards(tmp_path, "train")
     assert said in str(caught.value)
 

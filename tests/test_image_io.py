@@ -446,6 +446,16 @@ def test_damaged_exif_does_no_harm(cut: int) -> None:
         assert (again.height, again.width) == (buffer.height, buffer.width)  # turned once, not twice
 
 
+@pytest.mark.parametrize("target", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF"])
+def test_a_resolution_is_kept_without_exif(name: str, target: str) -> None:
+    stream = io.BytesIO()
+    PillowImage.new("RGB", (8, 9)).save(stream, name, dpi=(300, 150))
+    written = encode_image(decode_image(stream.getvalue()), target)
+    with PillowImage.open(io.BytesIO(written)) as seen:
+        assert tuple(map(float, seen.info["dpi"])) == pytest.approx((300, 150), rel=1e-3)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 def test_no_resolution_is_invented(suffix: str) -> None:
     data = encode_image(ImageBuffer(torch.rand(3, 4, 4)), suffix)
@@ -529,6 +539,13 @@ def frames(file_format: str) -> bytes:
     return save(image, file_format)
 
 
+def moving_avif() -> bytes:
+    stream = io.BytesIO()
+    first, second = (PillowImage.new("RGB", (16, 16), color) for color in ("red", "blue"))
+    first.save(stream, "AVIF", save_all=True, append_images=[second])
+    return stream.getvalue()
+
+
 def tiff_with(tag: int, value: int, instead_of: int = 274) -> bytes:
     """A TIFF one of whose tags (orientation, if not told) was made into another (LONG) one."""
     data = bytearray(small("tiff"))
@@ -581,6 +598,7 @@ BAD: list[tuple[str, Callable[[], bytes], type[InputError], str]] = [
         UnsupportedImageError,
         "animated PNG",
     ),
+    ("animated.avif", moving_avif, UnsupportedImageError, "an animated AVIF"),
     (
         "animated.webp",
         lambda: frames("webp"),

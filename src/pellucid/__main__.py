@@ -7,6 +7,7 @@ import sys
 
 from pellucid.cli import create_app
 from pellucid.cli._interrupt import remember_interrupts
+from pellucid.cli._shared import say
 from pellucid.errors import PellucidError
 
 # Errors of the system that a pellucid without faults meets too; others show Python's own traceback.
@@ -28,16 +29,13 @@ def main() -> None:
     try:
         create_app()(prog_name="pellucid")
     except PellucidError as error:
-        print(f"pellucid: {error}", file=sys.stderr)
+        say(f"pellucid: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in _SURROUNDINGS:
             raise
         where = "The output" if error.filename is None else os.fsdecode(error.filename)
-        print(
-            f"pellucid: {where} can't be used: {error.strerror}. Check name, permissions and free space.",
-            file=sys.stderr,
-        )
+        say(f"pellucid: {where} can't be used: {error.strerror}. Check name, permissions and free space.")
         if error.errno == errno.ENOSPC and error.filename is None:
             # What is still in stdout's buffer would fail again, with a traceback, while Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

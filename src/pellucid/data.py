@@ -234,8 +234,9 @@ def _read_manifest(root: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"{file.get('path', 'a file')} lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(
-            f"{root} is no shard folder: its manifest.json can't be read ({error}). "
-            "Give the folder that holds manifest.json with --data."
+            f"{root} is no shard folder: its manifest.json can't be read ("
+            f"{(isinstance(error, OSError) and error.strerror) or error}). "
+            "Give the folder that holds manifest.json."
         ) from error
     return files
 

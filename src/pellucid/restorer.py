@@ -203,8 +203,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
                 one, loaded when it is first asked.
 
         Raises:
-            InputError: no such device, or memory below 1.
-            UnsupportedDtypeError: no such precision.
+            InputError: no such device or precision, or memory below 1.
         """
         super().__init__(
             network,
@@ -420,8 +419,8 @@ def load(
     Raises:
         UnknownNameError: no such weights.
         CheckpointError: a file that can't be used; HashMismatchError if embedded weights were altered.
-        InputError: neither a name nor a path, no such device or engine, or memory below 1.
-        UnsupportedDtypeError: no such precision, or not by this engine.
+        InputError: neither a name nor a path, no such device, engine or precision, or memory below 1.
+        UnsupportedDtypeError: not a precision of this engine.
         ExportError: the engine does not give the network's result.
 
     >>> load("nonsense")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pellucid import compute, engines, scratch
 from pellucid.compute import Precision, Probe
 from pellucid.engines import Engine
-from pellucid.errors import InputError, MemoryBudgetError, NonFiniteOutputError, UnsupportedDtypeError
+from pellucid.errors import InputError, MemoryBudgetError, NonFiniteOutputError
 from pellucid.image import is_finite
 from pellucid.models import ModelSpec
 from pellucid.pipeline import GRAPH_FROM, MOST_AT_ONCE, Pipeline
@@ -70,11 +70,10 @@ class NetworkRunner:
             engine: of an exported file; then the network need only have its `config`.
 
         Raises:
-            InputError: no such device, or memory below 1.
-            UnsupportedDtypeError: no such precision.
+            InputError: no such device or precision, or memory below 1.
         """
         if precision is not None and precision not in compute.PRECISIONS:
-            raise UnsupportedDtypeError(
+            raise InputError(
                 f"The precision {precision!r} is not known; expected one of {', '.join(compute.PRECISIONS)}. "
                 "Leave it out to choose."
             )

@@ -82,6 +82,8 @@ class Strength:
         shares: dict[str, float | str] = {}
         for part in text.split(","):
             kind, _, share = part.partition("=")
+            if kind.strip() in shares:
+                raise InputError(f"The strength of {kind.strip()} is given twice. Leave one out.")
             shares[kind.strip()] = _number_or_text(share)
         return cls.of(shares)
 

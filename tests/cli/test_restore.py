@@ -224,7 +224,7 @@ def test_quiet_is_quiet(run, options, tmp_path):
         (["photo.png", "photo.png", "-o", "out"], 2, "photo.png is given twice"),
         (["folder", "folder/../folder", "-o", "out"], 2, "a.png is given twice"),
         (["photo.png", "-o", "out.png", "--device", "abacus"], 2, "abacus"),
-        (["photo.png", "-o", "out.png", "--precision", "fp8"], 4, "fp8"),
+        (["photo.png", "-o", "out.png", "--precision", "fp8"], 2, "fp8"),
         (["photo.png", "-o", "text.jpg/out.png"], 2, "can't be written"),
         (["bare", "-o", "out"], 2, "no pictures in bare (1 other files)"),
         (["folder", "-o", "photo.png"], 2, "is a file"),
@@ -248,6 +248,24 @@ def test_wrong_calls_end_in_a_sentence(run, options, tmp_path, monkeypatch, argu
     assert words in result.err
     assert result.out == ""
     assert not Path("out.png").exists()
+
+
+@pytest.mark.parametrize(("choice", "done"), [("*.png", ["a.png"]), ("*.tif", [])])
+def test_patterns_hold_for_one_picture_too(run, options, tmp_path, choice, done):
+    save(tmp_path / "a.png")
+    result = run("restore", tmp_path / "a.png", "-o", f"{tmp_path / 'out'}/", "--include", choice, *options)
+    assert (result.code, files(tmp_path / "out")) == (0, done)
+
+
+def test_a_date_that_is_none_is_refused_for_one_picture_too(run, options, tmp_path):
+    save(tmp_path / "a.png")
+    result = run("restore", tmp_path / "a.png", "-o", tmp_path / "b.png", "--since", "foo", *options)
+    assert (result.code, "foo" in result.err) == (2, True)
+
+
+def test_control_characters_of_names_are_written_out(run, options, tmp_path):
+    result = run("restore", tmp_path / "a\x1b[31m.png", "-o", tmp_path / "b.png", *options)
+    assert (result.code, "\x1b" in result.err, "\\x1b[31m" in result.err) == (2, False, True)
 
 
 def test_an_unreadable_folder_is_a_failure_among_others(run, options, tmp_path, monkeypatch):

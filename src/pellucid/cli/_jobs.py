@@ -75,7 +75,7 @@ def plan_jobs(inputs: list[Path], output: Path, suffixes: tuple[str, ...], *, as
         if path.is_dir():
             # Resolved, since the last part of "." or ".." is no name.
             below = output if len(inputs) == 1 else output / path.resolve().name
-            for source in _walk(path, output, suffixes, result):
+            for source in walk(path, suffixes, result, output):
                 result.jobs.append(Job(source, below / source.relative_to(path)))
         else:
             result.jobs.append(Job(path, output / path.name))
@@ -93,8 +93,11 @@ def _is_no_folder(output: Path, *, as_folder: bool) -> bool:
     return not output.is_dir() if output.exists() else bool(output.suffix) and not as_folder
 
 
-def _walk(folder: Path, output: Path, suffixes: tuple[str, ...], result: Jobs) -> Iterator[Path]:
-    """Pictures below `folder`, sorted; never those of the output folder, which would be restored twice."""
+def walk(folder: Path, suffixes: tuple[str, ...], result: Jobs, output: Path | None = None) -> Iterator[Path]:
+    """Pictures below `folder`, sorted; never those of the output folder, which would be restored twice.
+
+    What is left aside is counted in `result`.
+    """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -106,8 +109,9 @@ def _walk(folder: Path, output: Path, suffixes: tuple[str, ...], result: Jobs) -
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
             # Not Path.resolve, which raises on an output that is a link to itself.
-            if not entry.name.startswith(".") and os.path.realpath(path) != os.path.realpath(output):
-                yield from _walk(path, output, suffixes, result)
+            own = output is not None and os.path.realpath(path) == os.path.realpath(output)
+            if not entry.name.startswith(".") and not own:
+                yield from walk(path, suffixes, result, output)
         elif (
             entry.name.startswith(".")
             or path.suffix.lower() not in suffixes

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pellucid.cli._shared import visible
 from pellucid.errors import PellucidError
 from pellucid.image_io import read_header
 
@@ -62,9 +63,9 @@ def _pixels(path: Path) -> int:
     return header.width * header.height
 
 
-def print_failures(failures: Sequence[tuple[Path | str, str]]) -> None:
+def print_failures(failures: Sequence[tuple[Path | str, str]], title: str = "not restored") -> None:
     """A table of what failed and why, on stderr."""
-    table = Table("not restored", "why", box=None, pad_edge=False)
+    table = Table(title, "why", box=None, pad_edge=False)
     for path, message in failures:
-        table.add_row(str(path), message)
+        table.add_row(visible(str(path)), visible(message))
     Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=False).print(table)

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -180,4 +181,9 @@ def wide_console() -> "Console":
 
 def say(line: str) -> None:
     """Print a line on stderr: stdout belongs to results."""
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """The text with control characters, which a file's name may hold, written out; lines stay lines."""
+    return "".join(c if c == "\n" or unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)

@@ -54,8 +54,8 @@ def _recognize(recognizer: "Recognizer", inputs: list[Path], *, as_json: bool) -
     from pellucid.image_io import IMAGE_SUFFIXES, read_image
 
     single = len(inputs) == 1 and not inputs[0].is_dir()
-    failures: list[tuple[Path, str]] = []
-    for path in _pictures(inputs, IMAGE_SUFFIXES):
+    pictures, failures = _pictures(inputs, IMAGE_SUFFIXES)
+    for path in pictures:
         try:
             diagnosis = recognizer(read_image(path))
         except PellucidError as error:
@@ -71,33 +71,35 @@ def _recognize(recognizer: "Recognizer", inputs: list[Path], *, as_json: bool) -
         else:
             print(f"{path}: {_line(diagnosis)}", flush=True)
     if failures:
-        print_failures(failures)
+        print_failures(failures, "not recognized")
         raise typer.Exit(1)
 
 
-def _pictures(inputs: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
-    """The files as given, and in place of a folder the pictures below it, sorted, without hidden ones.
+def _pictures(inputs: list[Path], suffixes: tuple[str, ...]) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The files as given, and in place of a folder the pictures below it, as `restore` takes them.
+
+    Returns:
+        The pictures; and the folders that can't be listed, with the reason.
 
     Raises:
         InputError: an input is missing, or nothing is left.
     """
-    found: list[Path] = []
+    from pellucid.cli._jobs import Jobs, walk
+
+    found, aside = list[Path](), Jobs()
     for path in inputs:
         if not path.exists():
             raise InputError(f"{path} does not exist. Check the name.")
         if path.is_dir():
-            below = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file()
-            )
-            found += [f for f in below if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+            found += walk(path, suffixes, aside)
         else:
             found.append(path)
-    if not found:
+    if not found and not aside.unreadable:
         raise InputError(
             f"There are no pictures in {', '.join(map(str, inputs))}; expected files ending in "
             f"{', '.join(suffixes)}."
         )
-    return found
+    return found, aside.unreadable
 
 
 def _line(diagnosis: "Diagnosis") -> str:

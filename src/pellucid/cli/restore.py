@@ -151,8 +151,8 @@ def restore(
         restore_film(sources[0], target, options, as_folder=as_folder, dry_run=dry_run)
         return
     plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
+    select(plan, plan.jobs[0].target.parent if plan.single else target, include or [], exclude or [], since)
     if not plan.single:
-        select(plan, target, include or [], exclude or [], since)
         if not restore_several(plan, target, options, dry_run=dry_run):
             raise typer.Exit(1)
         return
@@ -160,6 +160,9 @@ def restore(
     from pellucid.cli._progress import Bars
     from pellucid.cli._shared import say
 
+    if not plan.jobs:
+        say("0 restored, 0 failed; the picture is not among those that were chosen")
+        return
     (job,) = plan.jobs
     with failing_as_json(job.source, wanted=as_json):
         refuse_taken(job, overwrite=overwrite)

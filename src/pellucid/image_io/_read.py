@@ -188,7 +188,7 @@ def _check_size(width: int, height: int, limits: Limits | None, name: str) -> No
     if limits is not None and width * height > limits.max_pixels:
         raise ImageTooLargeError(
             f"{name} is {width:,} x {height:,} pixels ({_count(width * height)}); the limit is "
-            f"{_count(limits.max_pixels)}. Raise it with --max-pixels, or split the image."
+            f"{_count(limits.max_pixels)}. Raise it with pellucid restore --max-pixels, or split the image."
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import stat
+import struct
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -292,8 +293,10 @@ def _encode(image: ImageBuffer, file_format: str, what: str, quality: int | None
         edited = bytearray(data)
         addition = _finish_tiff(edited, source)
         return bytes(edited + addition)
-    if source.dots_per_mm is None:
-        data = _without_resolution(data, file_format)
+    if file_format == "jpeg":
+        data = _with_jfif(data, source.dots_per_mm)
+    if file_format == "png" and source.dots_per_mm is None:
+        data = _without_resolution(data)
     if source.exif and file_format != "heif":
         data = exif.embed(data, file_format, source.exif, (image.width, image.height))
     return data
@@ -428,11 +431,17 @@ def _interleaved(
     return stored
 
 
-def _without_resolution(data: bytes, file_format: str) -> bytes:
-    """libvips states 25.4 dots per inch where nothing is known; layout programs would believe it."""
-    if file_format == "jpeg" and data[6:11] == b"JFIF\0":
-        return data[:13] + b"\0\0\1\0\1" + data[18:]
-    if file_format == "png" and (start := data.find(b"pHYs", 33, data.find(b"IDAT"))) > 0:
+def _with_jfif(data: bytes, dots_per_mm: tuple[float, float] | None) -> bytes:
+    """A JPEG file that states a resolution or none; without EXIF libvips writes no header that could."""
+    after = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
+    unit, dots = (0, (1, 1)) if dots_per_mm is None else (1, [round(25.4 * number) for number in dots_per_mm])
+    stated = struct.pack(">5sHBHHH", b"JFIF\0", 0x0101, unit, *(min(max(n, 1), 65_535) for n in dots), 0)
+    return data[:2] + b"\xff\xe0" + struct.pack(">H", len(stated) + 2) + stated + data[after:]
+
+
+def _without_resolution(data: bytes) -> bytes:
+    """libvips states 25.4 dots per inch in a PNG where nothing is known; layout programs would believe it."""
+    if (start := data.find(b"pHYs", 33, data.find(b"IDAT"))) > 0:
         return data[: start - 4] + data[start + 17 :]  # length 4, name 4, payload 9, checksum 4
     return data
 
