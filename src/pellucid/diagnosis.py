@@ -71,12 +71,12 @@ class Diagnosis:
         """Whether nothing seems wrong, or surely no kind is there that a network guided by `prompts` knows.
 
         A picture is spared, too, in which rather nothing is wrong than something: nothing by more than 0.5,
-        no kind by as much; unless it is too small to show anything.
+        no kind by as much; and one that is too small to show anything.
         """
         strange = [kind for kind in self.probabilities if not _naming(kind, prompts)] if prompts else []
         spared = self.familiar and self._shows_only(strange, FAINT)
         rather_good = self.nothing_wrong > PRESENT > max(self.probabilities.values(), default=0.0)
-        return self.verdict == "nothing wrong" or spared or (self.large_enough and rather_good)
+        return self.verdict == "nothing wrong" or spared or rather_good or not self.large_enough
 
     @property
     def keeps_light(self) -> bool:

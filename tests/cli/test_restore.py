@@ -20,7 +20,7 @@ def options(small_weights) -> tuple[str, ...]:
     return ("--model", str(small_weights), "--device", "cpu", "--precision", "float32")
 
 
-def save(path: Path, size=(20, 30), channels=3) -> Path:
+def save(path: Path, size=(40, 60), channels=3) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(path.name))
     write_image(image_from_array(rng.integers(0, 256, (*size, channels), dtype=np.uint8)), path)
@@ -195,7 +195,7 @@ def test_json_is_one_object_per_picture(run, options, tmp_path):
     good, bad = map(json.loads, result.out.splitlines())
     assert (good["ok"], good["output"]) == (True, str(tmp_path / "out" / "a.png"))
     assert good["report"]["tiles"] == 1
-    assert good["report"]["tile_size"] == [32, 32]
+    assert good["report"]["tile_size"] == [48, 64]
     assert (bad["ok"], bad["error"]["type"]) == (False, "UnreadableImageError")
 
 

@@ -25,7 +25,7 @@ from pellucid.service.settings import Settings
 from pellucid.service.state import Service
 
 
-def draw(suffix=".png", size=(20, 30), channels=3, dtype=np.uint8, seed=0) -> bytes:
+def draw(suffix=".png", size=(40, 60), channels=3, dtype=np.uint8, seed=0) -> bytes:
     """The bytes of a file with a random picture."""
     top = np.iinfo(dtype).max
     pixels = np.random.default_rng(seed).integers(0, top, (*size, channels), dtype=dtype, endpoint=True)

@@ -50,7 +50,7 @@ def test_a_picture_comes_through_whole(suffix, channels, dtype, picture):
 
     (header, image, written), deaths = use(there_and_back)
     expected = decode_image(data)
-    assert (header.width, header.height) == (30, 20)
+    assert (header.width, header.height) == (60, 40)
     assert image.source == expected.source
     assert np.array_equal(image.pixels.numpy(), expected.pixels.numpy())
     assert written == encode_image(expected, suffix)
@@ -78,7 +78,7 @@ def test_errors_keep_their_kind(picture):
             await codec.encode(await codec.decode(picture(channels=4)), ".jpg")
         return await codec.header(picture())
 
-    assert use(wrong)[0].width == 30
+    assert use(wrong)[0].width == 60
 
 
 def test_too_much_memory_fails_one_request(picture):
@@ -89,7 +89,7 @@ def test_too_much_memory_fails_one_request(picture):
             await codec.decode(picture(size=(2000, 2000)))
         return await codec.decode(picture())
 
-    assert use(wrong, worker_bytes=40 * 2**20)[0].width == 30
+    assert use(wrong, worker_bytes=40 * 2**20)[0].width == 60
 
 
 def test_a_process_that_hangs_is_replaced(picture):
@@ -97,7 +97,7 @@ def test_a_process_that_hangs_is_replaced(picture):
         os.kill(first := process(codec), signal.SIGSTOP)
         with pytest.raises(UnreadableImageError, match=r"more than 0\.5 seconds"):
             await codec.decode(picture())
-        assert (await codec.decode(picture())).width == 30
+        assert (await codec.decode(picture())).width == 60
         os.kill(second := process(codec), signal.SIGSTOP)
         with pytest.raises(TimeLimitError):
             await codec.encode(decode_image(picture()), ".png")
@@ -124,7 +124,7 @@ def test_a_process_that_dies_is_replaced(picture):
             await writing
         return (await codec.decode(picture())).width
 
-    assert use(die) == (30, ["ended", "ended"])
+    assert use(die) == (60, ["ended", "ended"])
 
 
 def process_of_next(_, codec: Codec) -> int:
@@ -135,7 +135,7 @@ def test_one_that_died_while_idle_costs_nobody_anything(picture, until):
     async def die(codec):
         os.kill(pid := process(codec), signal.SIGKILL)
         until(lambda: not next(iter(codec.pool._workers)).alive)
-        assert (await codec.decode(picture())).width == 30
+        assert (await codec.decode(picture())).width == 60
         return process(codec) != pid
 
     assert use(die) == (True, [])

@@ -32,7 +32,7 @@ def test_a_job_gives_what_a_request_gives(client, picture, until):
     path = reply.headers["location"]
     assert reply.json()["links"]["self"] == path
     job = ended(client, path, until)
-    assert (job["state"], job["format"], job["pixels"], job["attempts"]) == ("done", "webp", 600, 1)
+    assert (job["state"], job["format"], job["pixels"], job["attempts"]) == ("done", "webp", 2400, 1)
     assert job["report"]["strength"] == 0.5
     assert job["created"] <= job["started"] <= job["finished"] < job["expires"]
     result = client.get(f"{path}/result")

@@ -27,13 +27,13 @@ class FileFormat:
 
 
 FORMATS = {
-    "heif": FileFormat("AVIF", (".avif",), ("uint8", "uint16"), gray=False, alpha=True, max_side=16_384),
     "jpeg": FileFormat("JPEG", (".jpg", ".jpeg"), ("uint8",), gray=True, alpha=False, max_side=65_535),
     "png": FileFormat("PNG", (".png",), ("uint8", "uint16"), gray=True, alpha=True, max_side=1_000_000),
     "tiff": FileFormat(
         "TIFF", (".tif", ".tiff"), ("uint8", "uint16", "float32"), gray=True, alpha=True, max_side=10_000_000
     ),
     "webp": FileFormat("WebP", (".webp",), ("uint8",), gray=False, alpha=True, max_side=16_383),
+    "heif": FileFormat("AVIF", (".avif",), ("uint8", "uint16"), gray=False, alpha=True, max_side=16_384),
 }
 SUFFIX = {name: row.suffixes[0] for name, row in FORMATS.items()}  # by which a format is written
 BY_SUFFIX = {suffix: name for name, row in FORMATS.items() for suffix in row.suffixes}
