@@ -112,7 +112,7 @@ class Worker:
         with patch.dict(os.environ, settings):
             self.result: Tensor = self._pool.submit(work).result()[1]
 
-    def __call__(self, _: Tensor) -> float:
+    def __call__(self) -> float:
         return self._pool.submit(time_work).result()
 
     def close(self) -> None:
@@ -135,23 +135,28 @@ def time_work() -> float:
     return work()[0]
 
 
-def measure_times(runs: Mapping[str, Callable[[Tensor], object]], picture: Tensor, repeats: int) -> Times:
-    """Seconds of each variant, in turns, so that whatever else the machine does meets all alike.
+def timed(run: Callable[[Tensor], object], picture: Tensor) -> Callable[[], float]:
+    """What takes the seconds of one run with a picture."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        run(picture)
+        return time.perf_counter() - start
+
+    return measure
+
+
+def measure_times(runs: Mapping[str, Callable[[], float]], repeats: int) -> Times:
+    """Seconds of each variant, as it tells them, in turns, so that whatever else the machine does meets all.
 
     Quick ones run once more before each time that counts: another variant has left the caches.
     """
     seconds: Times = {variant: [] for variant in runs}
     order = list(runs)
-
-    def timed(variant: str) -> float:
-        start = time.perf_counter()
-        told = runs[variant](picture)
-        return told if isinstance(told, float) else time.perf_counter() - start
-
     for repeat in range(repeats):
         for variant in order[repeat % len(order) :] + order[: repeat % len(order)]:
-            taken = timed(variant)
-            seconds[variant].append(timed(variant) if taken < QUICK else taken)
+            taken = runs[variant]()
+            seconds[variant].append(runs[variant]() if taken < QUICK else taken)
     return seconds
 
 
@@ -202,7 +207,7 @@ def measure(model: str, size: int, repeats: int, variants: list[str], folder: Pa
     workers = {name: Worker(name, model, size, folder) for name in variants}
     results = {variant: worker.result for variant, worker in workers.items()}
     ceilings = measure_ceilings()
-    seconds = measure_times(workers, torch.empty(0), repeats)
+    seconds = measure_times(workers, repeats)
     for worker in workers.values():
         worker.close()
     spec = models.get(model)
@@ -266,7 +271,7 @@ def measure_files(model: str, repeats: int, folder: Path) -> dict[str, Any]:
             replace(restored, original=source).save(target, overwrite=True)
             return picture
 
-        seconds = measure_times({"bare": bare, "files": whole}, picture, repeats)
+        seconds = measure_times({"bare": timed(bare, picture), "files": timed(whole, picture)}, repeats)
         ratios = [f / b for f, b in zip(seconds["files"], seconds["bare"], strict=True)]
         row["files"][precision] = {
             "bare": statistics.median(seconds["bare"]),
@@ -290,7 +295,7 @@ def measure_threads(model: str, repeats: int, folder: Path) -> dict[str, Any]:
             runs[f"{precision} {threads}"] = with_threads
     for run in runs.values():
         run(picture)
-    seconds = measure_times(runs, picture, repeats)
+    seconds = measure_times({name: timed(run, picture) for name, run in runs.items()}, repeats)
     torch.set_num_threads(most)
     return {"model": model, "threads": {name: statistics.median(taken) for name, taken in seconds.items()}}
 

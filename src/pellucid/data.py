@@ -93,6 +93,12 @@ class PictureBank:
     def __len__(self) -> int:
         return len(self.names)
 
+    def listing(self, which: Sequence[int]) -> "PictureBank":
+        """A bank of some of the pictures, each as often as it is named; the planes are the same memory."""
+        rows = torch.tensor(which)
+        names = tuple(self.names[i] for i in which)
+        return PictureBank(self.planes, self.offsets[rows], self.heights[rows], self.widths[rows], names)
+
     def to(self, device: torch.device | str) -> "PictureBank":
         """The bank on another device."""
         planes, offsets = self.planes.to(device), self.offsets.to(device)

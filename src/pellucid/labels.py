@@ -316,11 +316,12 @@ def with_drawn(shards: Shards, count: int, seed: int = 0, *, textures: bool = Fa
         chosen = (bank.picture(i)[:3] for i in range(0, len(bank), max(1, len(bank) // 40)))
         photographs = [(picture * 255).round().byte().permute(1, 2, 0) for picture in chosen]
     pictures = draw_pictures(count, seed, photographs, textures=textures)
-    names = [f"drawn/{i}" for i in range(count)]
-    if (given := shards.banks.get("drawn")) is not None:
-        times = max(1, count // len(given))
-        pictures, names = [*list(given.clean_pictures()) * times, *pictures], [*given.names * times, *names]
-    drawn = PictureBank.from_pictures(pictures, names)
+    given = shards.banks.get("drawn")
+    held, known = (list(given.clean_pictures()), given.names) if given is not None else ([], ())
+    names = [*known, *(f"drawn/{i}" for i in range(count))]
+    times = max(1, count // max(1, len(held)))
+    order = [*list(range(len(held))) * times, *range(len(held), len(names))]
+    drawn = PictureBank.from_pictures([*held, *pictures], names).listing(order)
     return Shards({**shards.banks, "drawn": drawn}, shards.data_hash)
 
 

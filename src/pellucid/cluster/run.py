@@ -205,7 +205,7 @@ def restore(inputs: Inputs, task: Task, weights: bytes | None, size: ActorSize) 
             chunk = list(itertools.islice(pairs, max(CHUNK, PER_ACTOR * actors)))
             if not chunk:
                 break
-            yield from _restore_chunk(chunk, actors, task, weights, known, size)
+            yield from _Pass(actors, task, weights, known, size).restore(chunk)
             joining.append(joiner.submit(records.join_parts, f"{task.run}-{number:05}"))
         for joined in joining:
             joined.result()
@@ -230,67 +230,74 @@ def _scout(task: Task, weights: bytes | None) -> str:
     return load_restorer(task, weights).precision
 
 
-def _restore_chunk(
-    chunk: Sequence[tuple[str, str]],
-    actors: int,
-    task: Task,
-    weights: bytes | None,
-    known: Known | None,
-    size: ActorSize,
-) -> Iterator[Outcome]:
-    todo = {name: path for path, name in chunk}
-    block = max(1, min(BLOCK, math.ceil(len(chunk) / (4 * actors))))
-    for length in (block, 1):  # one by one, a picture that ends its process takes no others along
-        for outcome in _pass(list(todo.items()), length, actors, task, weights, known, size):
-            if todo.pop(outcome.name, None) is not None:
-                yield outcome
-        if not todo:
-            return
-        known = Records(task.output).known()
-    error = UnreachableError(
-        f"The process that had it was lost {ATTEMPTS} times. Try it alone, with more memory; the next run "
-        "tries it again."
-    )
-    lost = [
-        Row(path, name, "broken off", task.settings, task.run, now()).with_error("broken off", error)
-        for name, path in todo.items()
-    ]
-    Records(task.output).write_part(task.run, todo, lost)
-    yield from map(outcome_of, lost)
+@dataclass(frozen=True)
+class _Pass:
+    """Actors over a chunk of pictures.
 
+    Attributes:
+        actors: how many the cluster has room for.
+        task: what they do.
+        weights: of a file, where they have no name.
+        known: what earlier runs and passes did.
+        size: what an actor takes.
+    """
 
-def _pass(
-    todo: Sequence[tuple[str, str]],
-    length: int,
-    actors: int,
-    task: Task,
-    weights: bytes | None,
-    known: Known | None,
-    size: ActorSize,
-) -> Iterator[Outcome]:
-    blocks = [
-        pa.table({"name": [name for name, _ in part], "path": [path for _, path in part]})
-        for part in (todo[start : start + length] for start in range(0, len(todo), length))
-    ]
-    strategy = ray.data.ActorPoolStrategy(
-        min_size=1,
-        initial_size=min(actors, len(blocks)),
-        max_size=len(blocks),
-        max_tasks_in_flight_per_actor=2,
-    )
-    tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote()
-    outcomes = ray.data.from_arrow(blocks).map_batches(
-        _Actor,
-        fn_constructor_args=(task, size, tally, [ray.put(weights), ray.put(known)]),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=strategy,
-        num_cpus=size.cpus,
-        num_gpus=size.gpus,
-    )
-    with answers():
-        for batch in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from (Outcome(**plain) for plain in cast(Table, batch).to_pylist())
+    actors: int
+    task: Task
+    weights: bytes | None
+    known: Known | None
+    size: ActorSize
+
+    def restore(self, chunk: Sequence[tuple[str, str]]) -> Iterator[Outcome]:
+        """What became of each (path, name); what is lost with its process is tried once more, alone."""
+        todo = {name: path for path, name in chunk}
+        block = max(1, min(BLOCK, math.ceil(len(chunk) / (4 * self.actors))))
+        records = Records(self.task.output)
+        one = self
+        for length in (block, 1):  # one by one, a picture that ends its process takes no others along
+            for outcome in one._in_blocks(list(todo.items()), length):
+                if todo.pop(outcome.name, None) is not None:
+                    yield outcome
+            if not todo:
+                return
+            one = replace(self, known=records.known())
+        error = UnreachableError(
+            f"The process that had it was lost {ATTEMPTS} times. Try it alone, with more memory; the next "
+            "run tries it again."
+        )
+        task = self.task
+        lost = [
+            Row(path, name, "broken off", task.settings, task.run, now()).with_error("broken off", error)
+            for name, path in todo.items()
+        ]
+        records.write_part(task.run, todo, lost)
+        yield from map(outcome_of, lost)
+
+    def _in_blocks(self, todo: Sequence[tuple[str, str]], length: int) -> Iterator[Outcome]:
+        blocks = [
+            pa.table({"name": [name for name, _ in part], "path": [path for _, path in part]})
+            for part in (todo[start : start + length] for start in range(0, len(todo), length))
+        ]
+        strategy = ray.data.ActorPoolStrategy(
+            min_size=1,
+            initial_size=min(self.actors, len(blocks)),
+            max_size=len(blocks),
+            max_tasks_in_flight_per_actor=2,
+        )
+        tally = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tally).remote()
+        shared = [ray.put(self.weights), ray.put(self.known)]
+        outcomes = ray.data.from_arrow(blocks).map_batches(
+            _Actor,
+            fn_constructor_args=(self.task, self.size, tally, shared),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=strategy,
+            num_cpus=self.size.cpus,
+            num_gpus=self.size.gpus,
+        )
+        with answers():
+            for batch in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield from (Outcome(**plain) for plain in cast(Table, batch).to_pylist())
 
 
 @contextlib.contextmanager
