@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 EXAMPLES = (
     ("noisy_cat.png", "chelsea", "gaussian_noise", 4),
     ("rainy_cup.jpg", "coffee", "rain_streaks", 8),
-    ("hazy_rocket.jpg", "rocket", "haze", 7),
+    ("hazy_rocket.jpg", "rocket", "haze", 11),
     ("dark_astronaut.png", "astronaut", "low_light", 5),
     ("blurred_cup.jpg", "coffee", "motion_blur", 4),
     ("hazy_shaken_astronaut.jpg", "astronaut", "composite", 1),

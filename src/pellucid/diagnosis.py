@@ -29,7 +29,7 @@ NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.06  # probability up to which a kind is surely not there
 HARDLY = 0.1  # probability up to which a kind must not change the light
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 6  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
+GUARD_RULE = 7  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
 @dataclass(frozen=True)
