@@ -90,6 +90,20 @@ def free_memory(device: torch.device) -> int:
     return min(free, default=UNKNOWN_MEMORY)
 
 
+def check_precision(precision: str | None) -> Precision | None:
+    """The same, if a network can be computed in it; none leaves the choice to a probe.
+
+    Raises:
+        InputError: it is not one of `PRECISIONS`.
+    """
+    if precision is None or precision in PRECISIONS:
+        return precision
+    raise InputError(
+        f"The precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}. "
+        "Leave it out to choose."
+    )
+
+
 def processor_name() -> str:
     """The processor's name, as far as the system says it."""
     info = Path("/proc/cpuinfo")

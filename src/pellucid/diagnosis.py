@@ -178,7 +178,10 @@ class Recognizer:
         Raises:
             InputError: a picture that can't be used.
         """
-        pixels = open_picture(picture).pixels
+        return self.diagnose(open_picture(picture).pixels)
+
+    def diagnose(self, pixels: Tensor) -> Diagnosis:
+        """What pixels show, (3, H, W) float32 in [0, 1] on the CPU, which are taken as they are."""
         start = time.perf_counter()
         answers = self.ask(pixels[None])
         large_enough = min(pixels.shape[-2:]) >= LEAST_SIDE

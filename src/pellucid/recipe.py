@@ -66,7 +66,8 @@ class Recipe:
             its pictures (`pellucid.losses.picture_errors`), for the last part of a training: a fresh network
             would learn to leave good pictures alone, and little else.
         gray: share of the pictures, clean and degraded, that lose their color (green in all channels).
-        tones: share of the pictures that get paler or darker before they are degraded, but for real pairs.
+        tones: share of the pictures that get paler or darker before they are degraded, but for real
+            pairs and a recognizer's drawings.
         precision: one of `PRECISIONS`, Lightning Fabric's words. float32 replaces imitated bf16.
     """
 

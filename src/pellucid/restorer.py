@@ -353,7 +353,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
 
     def _recognized(self, degraded: ImageBuffer, report: Report) -> Report:
         """The report, with what the recognizer found, what a guided network is told, and the verdict."""
-        found = self.recognizer(degraded)
+        found = self.recognizer.diagnose(degraded.pixels)
         alone = self.leaves_alone(found)
         verdicts = {"left_alone": alone, "light_kept": not alone and self.keeps_light(found)}
         return dataclasses.replace(
@@ -433,6 +433,7 @@ def load(
             "The names are listed by: pellucid models"
         )
     engines.check_engine(engine)
+    compute.check_precision(precision)
     file = weights.find(name_or_path)
     if file.path.suffix in engines.EXPORTED_SUFFIXES:
         return _load_exported(file.path, device, precision, memory, guard, engine)

@@ -72,11 +72,7 @@ class NetworkRunner:
         Raises:
             InputError: no such device or precision, or memory below 1.
         """
-        if precision is not None and precision not in compute.PRECISIONS:
-            raise InputError(
-                f"The precision {precision!r} is not known; expected one of {', '.join(compute.PRECISIONS)}. "
-                "Leave it out to choose."
-            )
+        asked_precision = compute.check_precision(precision)
         if memory is not None and not 1 <= as_number(memory) < math.inf:
             raise InputError(
                 f"The memory given is {memory!r}; expected a number of bytes, at least 1. "
@@ -90,7 +86,7 @@ class NetworkRunner:
             compute.keep_freed_memory()
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._asked_precision: Precision | None = precision
+        self._asked_precision: Precision | None = asked_precision
         self._probe: Probe | None = None
         self.engine = engine
         self._engine_seconds: dict[str, float] | None = None

@@ -88,10 +88,11 @@ def train_recognizer(
 
     Raises:
         OutputExistsError: the folder holds a run and `resume` is false.
-        CheckpointError: `start_from` or the saved state can't be used.
+        CheckpointError: `start_from` can't be used, or the saved state is damaged.
+        TrainingError: the state can't be saved.
         InputError: there is no such device, or no time.
-        RecipeError: the model restores pictures, the folder holds another recipe's run, the data don't serve
-            the recipe, or the weights are not finite anymore.
+        RecipeError: the model restores pictures, the folder holds a run of another recipe or network,
+            the data don't serve the recipe, or the weights are not finite anymore.
     """
     spec = models.get(recipe.model)
     if spec.restores:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pellucid.arrays import image_from_array
+from pellucid.cli import _batch as batch_module
 from pellucid.image_io import read_image, write_image
 
 
@@ -64,6 +65,9 @@ def test_a_second_run_does_what_is_missing_or_changed(run, options, folder, tmp_
 
 
 def test_another_rule_of_the_guard_is_another_setting(run, options, folder, tmp_path, monkeypatch):
+    for number, name in enumerate(("a.png", "b.jpg", "sub/c.tif")):
+        save(folder / name, number, (20, 16))  # too small to show anything
+
     def restore(*more: str) -> set[str]:
         return set(
             states(run("restore", folder, "-o", tmp_path / "out", "--json", *options[:-1], *more)).values()
@@ -76,6 +80,23 @@ def test_another_rule_of_the_guard_is_another_setting(run, options, folder, tmp_
     assert restore("--no-guard") == {"restored"}
     monkeypatch.undo()
     assert restore("--no-guard") == {"done"}
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_other_weights_of_the_recognizer_are_another_setting_of_the_guard(
+    guard, run, options, folder, tmp_path, monkeypatch
+):
+    def again() -> set[str]:
+        given = options[:-1] if guard else options  # the last is --no-guard
+        return set(states(run("restore", folder, "-o", tmp_path / "out", "--json", *given)).values())
+
+    again()
+    assert again() == {"done"}
+    genuine = batch_module._hash_weights
+    monkeypatch.setattr(
+        batch_module, "_hash_weights", lambda model: genuine(model) + "other" * (model == "recognizer")
+    )
+    assert (again() == {"done"}) is not guard
 
 
 def test_a_second_run_loads_no_network_where_nothing_is_to_do(run, options, folder, tmp_path, monkeypatch):

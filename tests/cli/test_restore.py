@@ -250,10 +250,11 @@ def test_wrong_calls_end_in_a_sentence(run, options, tmp_path, monkeypatch, argu
     assert not Path("out.png").exists()
 
 
-@pytest.mark.parametrize(("choice", "done"), [("*.png", ["a.png"]), ("*.tif", [])])
+@pytest.mark.parametrize(("choice", "done"), [("a.png", ["b.jpg"]), ("*.png", ["b.jpg"]), ("*.jpg", [])])
 def test_patterns_hold_for_one_picture_too(run, options, tmp_path, choice, done):
     save(tmp_path / "a.png")
-    result = run("restore", tmp_path / "a.png", "-o", f"{tmp_path / 'out'}/", "--include", choice, *options)
+    target = tmp_path / "out" / "b.jpg"
+    result = run("restore", tmp_path / "a.png", "-o", target, "--include", choice, *options)
     assert (result.code, files(tmp_path / "out")) == (0, done)
 
 

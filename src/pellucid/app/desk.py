@@ -233,7 +233,7 @@ class Session:
             image = read_image(source, limits=self.desk.limits)
         default = Options(self.desk.models[0], engine=self.desk.engines[0])
         diagnosis = self.desk.restorer(default).recognizer(image)
-        preview = source.with_name(f"{source.name}.preview.jpg")
+        preview = Path(tempfile.mkdtemp(prefix="preview-", dir=self.folder)) / "preview.jpg"
         preview.write_bytes(encode_preview(image, fit(image.pixels, SIDE)))
         return Looked(source.name, image.width, image.height, preview, diagnosis)
 

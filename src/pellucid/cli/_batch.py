@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pellucid import errors, weights
+from pellucid import errors, models, weights
 from pellucid.batch.journal import Entry, Journal
 from pellucid.batch.plan import Reason, Settings, judge, matches, parse_since
 from pellucid.batch.run import Batch, Job, Outcome, Untouched, key
-from pellucid.checkpoint import hash_file
+from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.cli._interrupt import stop_if_interrupted
 from pellucid.cli._jobs import Job as PlannedJob
 from pellucid.cli._jobs import Jobs, refuse_taken
@@ -20,6 +20,7 @@ from pellucid.cli._shared import describe, load_restorer, print_json, say
 from pellucid.codec.pool import preload
 from pellucid.diagnosis import DEFAULT as RECOGNIZER
 from pellucid.diagnosis import GUARD_RULE
+from pellucid.engines import EXPORTED_SUFFIXES
 from pellucid.errors import CheckpointError, PellucidError
 from pellucid.image_io import Limits
 from pellucid.strength import Strength
@@ -79,7 +80,8 @@ def select(
     moment = None if since is None else parse_since(since)
 
     def wanted(source: Path, target: Path) -> bool:
-        if not matches(target.relative_to(output).as_posix(), include, exclude):
+        name = source.name if plan.single else target.relative_to(output).as_posix()
+        if not matches(name, include, exclude):
             return False
         try:
             return moment is None or source.stat().st_mtime >= moment
@@ -206,11 +208,19 @@ def settings_of(options: Options) -> Settings:
         "weights": _hash_weights(options.model),
         "strength": options.strength.plain,
         "prompt": options.prompt,
-        "recognizer": _hash_weights(RECOGNIZER) if options.guard or options.prompt is None else None,
+        "recognizer": _hash_weights(RECOGNIZER) if _asks_recognizer(options) else None,
         "guard": GUARD_RULE if options.guard else None,
         "precision": options.precision,
     }
     return Settings(values)
+
+
+def _asks_recognizer(options: Options) -> bool:
+    """Whether a recognizer says what is wrong: for the guard, or for a guided model that is not told."""
+    if options.prompt is not None or options.guard:
+        return options.prompt is None
+    path = weights.find(options.model).path
+    return path.suffix in EXPORTED_SUFFIXES or models.get(Checkpoint.read(path).model).guided
 
 
 def _hash_weights(model: str) -> str:

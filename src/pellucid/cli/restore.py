@@ -74,7 +74,7 @@ def restore(
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(help="Of several pictures, only those whose path or name fits, as '*.tif'; repeatable."),
+        typer.Option(help="Only pictures whose path or name fits, as '*.tif'; repeatable."),
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="But not those that fit; repeatable.")] = None,
     since: Annotated[
@@ -151,7 +151,7 @@ def restore(
         restore_film(sources[0], target, options, as_folder=as_folder, dry_run=dry_run)
         return
     plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
-    select(plan, plan.jobs[0].target.parent if plan.single else target, include or [], exclude or [], since)
+    select(plan, target, include or [], exclude or [], since)
     if not plan.single:
         if not restore_several(plan, target, options, dry_run=dry_run):
             raise typer.Exit(1)
@@ -161,7 +161,8 @@ def restore(
     from pellucid.cli._shared import say
 
     if not plan.jobs:
-        say("0 restored, 0 failed; the picture is not among those that were chosen")
+        if not quiet:
+            say("0 restored, 0 failed; the picture is not among those that were chosen")
         return
     (job,) = plan.jobs
     with failing_as_json(job.source, wanted=as_json):

@@ -291,8 +291,8 @@ def _encode(image: ImageBuffer, file_format: str, what: str, quality: int | None
         data: bytes = getattr(picture, f"{file_format}save_buffer")(**options)
     if file_format == "tiff":
         edited = bytearray(data)
-        addition = _finish_tiff(edited, source)
-        return bytes(edited + addition)
+        edited += _finish_tiff(edited, source)
+        return bytes(edited)
     if file_format == "jpeg":
         data = _with_jfif(data, source.dots_per_mm)
     if file_format == "png" and source.dots_per_mm is None:

@@ -398,13 +398,9 @@ def _segment_packets(segments: list[Path], film: Film) -> Iterator[Packet]:
                 packet.pts = packet.dts = round(packet.pts * packet.time_base / film.time_base)
                 packet.time_base = film.time_base
                 if waiting is not None:
-                    lasting = packet.pts - waiting.pts
+                    lasting = packet.pts - waiting.pts  # the packet's taker changes what it says itself
                     waiting.duration = lasting
-                    yield (
-                        waiting.pts * film.time_base,
-                        -1,
-                        waiting,
-                    )  # its taker changes it
+                    yield waiting.pts * film.time_base, -1, waiting
                     packet.duration = lasting
                 waiting = packet
     if waiting is not None:
