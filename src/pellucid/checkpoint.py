@@ -22,6 +22,7 @@ from pellucid.errors import (
     HashMismatchError,
     InputError,
     UnsafeCheckpointError,
+    reason,
 )
 from pellucid.models import ModelSpec
 
@@ -76,8 +77,7 @@ class Checkpoint:
                     "The file is damaged or another one; get it again."
                 )
         except (OSError, ValueError) as error:  # ValueError: a name with a null character
-            reason = (isinstance(error, OSError) and error.strerror) or error
-            raise CheckpointError(f"{path} can't be read: {reason}. Check the path.") from error
+            raise CheckpointError(f"{path} can't be read: {reason(error)}. Check the path.") from error
         if is_pickle(head):
             raise UnsafeCheckpointError(
                 f"{path} is a pickle, which can run code when loaded; nothing was loaded. "

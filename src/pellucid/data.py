@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pellucid import degradations
 from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
-from pellucid.errors import RecipeError, UnreadableImageError
+from pellucid.errors import RecipeError, UnreadableImageError, reason
 
 # A NYU picture has a white border; this is the part to use: x0, y0, x1, y1.
 NYU_INNER = (10, 10, 630, 470)
@@ -240,8 +240,7 @@ def _read_manifest(root: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"{file.get('path', 'a file')} lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(
-            f"{root} is no shard folder: its manifest.json can't be read ("
-            f"{(isinstance(error, OSError) and error.strerror) or error}). "
+            f"{root} is no shard folder: its manifest.json can't be read ({reason(error)}). "
             "Give the folder that holds manifest.json."
         ) from error
     return files

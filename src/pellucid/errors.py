@@ -283,3 +283,8 @@ class StorageError(ServiceError):
     """The service's disk takes no more."""
 
     http_status = 507
+
+
+def reason(error: Exception) -> str:
+    """Why the system refused, in its own words."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -1,7 +1,9 @@
 """The command line, run in this process."""
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -31,5 +33,21 @@ def run(monkeypatch, capsys) -> Callable[..., Result]:
             code = end.code or 0
         out, err = capsys.readouterr()
         return Result(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def lock(monkeypatch) -> Callable[[str], None]:
+    """`lock("name")` makes folders of that name ones that can't be listed, for root too."""
+    listed = os.scandir
+
+    def call(name: str) -> None:
+        def scandir(path: str | os.PathLike[str]) -> object:
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied")
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
 
     return call

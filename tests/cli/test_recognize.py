@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +55,8 @@ def test_what_is_no_picture_is_listed_and_the_rest_goes_on(run, photos, weights_
     assert len(result.out.splitlines()) == 2
 
 
-def test_a_folder_that_cant_be_listed_is_told(run, photos, weights_file, monkeypatch):
-    listed = os.scandir
-
-    def scandir(path):
-        if Path(path).name == "b":
-            raise PermissionError(13, "Permission denied")
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+def test_a_folder_that_cant_be_listed_is_told(run, photos, weights_file, lock):
+    lock("b")
     result = run("recognize", photos, "--model", weights_file)
     assert (result.code, len(result.out.splitlines())) == (1, 1)
     assert "b can't be listed: Permission denied" in result.err and "not recognized" in result.err

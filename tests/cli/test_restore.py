@@ -269,17 +269,10 @@ def test_control_characters_of_names_are_written_out(run, options, tmp_path):
     assert (result.code, "\x1b" in result.err, "\\x1b[31m" in result.err) == (2, False, True)
 
 
-def test_an_unreadable_folder_is_a_failure_among_others(run, options, tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_a_failure_among_others(run, options, tmp_path, lock):
     save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "locked").mkdir()
-    listed = os.scandir
-
-    def scandir(path):
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied")
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    lock("locked")
     result = run("restore", tmp_path / "in", "-o", tmp_path / "out", *options)
     assert (result.code, files(tmp_path / "out")) == (1, ["a.png"])
     assert "locked can't be listed: Permission denied" in result.err

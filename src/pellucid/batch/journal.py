@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from pellucid.errors import JournalError
+from pellucid.errors import JournalError, reason
 
 FOLDER, FILE = ".pellucid", "journal.sqlite"
 SECURED_AFTER = 1.0  # seconds; what is younger may be lost with the power, not with a killed process
@@ -213,10 +213,9 @@ class Journal:
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
-            told = (isinstance(error, OSError) and error.strerror) or error
             raise JournalError(
-                f"The journal {self.folder / FILE} can't be used: {told}. Check permissions and free space, "
-                "or choose another output folder."
+                f"The journal {self.folder / FILE} can't be used: {reason(error)}. Check permissions and "
+                "free space, or choose another output folder."
             ) from error
 
 

@@ -228,8 +228,9 @@ def _hash_weights(model: str) -> str:
     try:
         return file.sha256 or hash_file(file.path)
     except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise CheckpointError(f"{file.path} can't be read: {reason}. Check the path.") from error
+        raise CheckpointError(
+            f"{file.path} can't be read: {errors.reason(error)}. Check the path."
+        ) from error
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

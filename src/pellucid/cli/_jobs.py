@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.cli._shared import print_json, say
-from pellucid.errors import InputError, OutputExistsError, PellucidError
+from pellucid.errors import InputError, OutputExistsError, PellucidError, reason
 from pellucid.image_io import check_writable
 
 
@@ -157,8 +157,7 @@ def refuse_taken(job: Job, *, overwrite: bool) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        raise InputError(f"{job.target} can't be written: {reason}. Choose another output.") from error
+        raise InputError(f"{job.target} can't be written: {reason(error)}. Choose another output.") from error
     if overwrite:
         check_writable(job.target, overwrite=True)
         return

@@ -18,6 +18,7 @@ from pellucid.errors import (
     PellucidError,
     UnreachableError,
     UnreadableImageError,
+    reason,
 )
 from pellucid.image_io import write_bytes
 
@@ -212,7 +213,7 @@ def _sentence(url: str, done: str) -> Generator[None]:
     except (PellucidError, GeneratorExit):
         raise
     except Exception as error:
-        told = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        told = reason(error) or type(error).__name__
         raise UnreachableError(
             f"{os.fspath(url)} can't be {done}: {told}. Check the path, the credentials and the "
             "network, and run the command again."

@@ -116,8 +116,3 @@ def vips_image(stored: Array, gray: bool) -> Any:
         np.ascontiguousarray(stored).data, width, height, bands, VIPS_FORMAT[sample]
     )
     return image.copy(interpretation=names[sample][gray])
-
-
-def reason(error: Exception) -> str:
-    """Why the system refused, in its own words."""
-    return (isinstance(error, OSError) and error.strerror) or str(error)

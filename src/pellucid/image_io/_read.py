@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pellucid import scratch
-from pellucid.errors import ImageTooLargeError, UnreadableImageError, UnsupportedImageError
+from pellucid.errors import ImageTooLargeError, UnreadableImageError, UnsupportedImageError, reason
 from pellucid.image import ImageBuffer, Mode, SampleFormat, Source, fill_transparent
 from pellucid.image_io import _exif as exif
 from pellucid.image_io._color import RAMP, fits, tone_curve
@@ -28,7 +28,6 @@ from pellucid.image_io._formats import (
     PathLike,
     array,
     field,
-    reason,
     vips,
 )
 from pellucid.image_io._inspect import Facts, inspect

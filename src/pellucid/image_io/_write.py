@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pellucid import scratch
-from pellucid.errors import InputError, OutputExistsError, UnsupportedImageError
+from pellucid.errors import InputError, OutputExistsError, UnsupportedImageError, reason
 from pellucid.image import ImageBuffer, SampleFormat, Source
 from pellucid.image_io import _exif as exif
 from pellucid.image_io._color import RAMP, fits, tone_curve
@@ -27,7 +27,6 @@ from pellucid.image_io._formats import (
     IMAGE_SUFFIXES,
     Array,
     PathLike,
-    reason,
     vips,
     vips_image,
 )
