@@ -18,16 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pellucid
+from pellucid import checkpoint
 from pellucid import train as training
-from pellucid import training_run
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task, load_shards, read_rgb8
 from pellucid.datasets.training_pictures import TrainingPictures
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
+from pellucid.models.daair import DaAIR
 from pellucid.models.dfpir import DFPIR
 from pellucid.recipe import Recipe
 from pellucid.train import PANEL_SIDE, train, validate
-from pellucid.training_run import IMITATED, learning_rate_at
+from pellucid.training_run import IMITATED, Progress, RunFolder, learning_rate_at
 
 RECIPE = Recipe(
     name="tiny",
@@ -135,6 +136,7 @@ def test_nothing_else_is_left(whole: Path) -> None:
         "weights.safetensors",
         "training_pictures.json",
         "log.jsonl",
+        "lock",
         "panel.png",
     }
 
@@ -445,10 +447,62 @@ def test_a_full_disk_is_told_and_leaves_no_half_state(photos: Path, tmp_path: Pa
         file.write_bytes(b"half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(training_run, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(TrainingError, match=r"can't be written: I/O error: No space left .* with --resume"):
         train(replace(RECIPE, steps=1), photos, tmp_path / "run", device="cpu")
     assert not list((tmp_path / "run").rglob("*.safetensors*"))
+
+
+def test_what_a_resumed_run_changes_is_said_and_stands_in_its_weights(
+    photos: Path, tmp_path: Path, capsys
+) -> None:
+    train(replace(RECIPE, steps=1), photos, tmp_path / "run", device="cpu")
+    capsys.readouterr()
+    weights = train(replace(RECIPE, steps=2, seed=7), photos, tmp_path / "run", device="cpu", resume=True)
+    said = capsys.readouterr().err
+    assert "From step 1 on: seed was 0, is 7." in said
+    assert "From step 1 on: steps was 1, is 2." in said
+    provenance = Checkpoint.read(weights).provenance
+    assert [(part["from_step"], part["recipe"]["seed"]) for part in provenance["parts"]] == [(0, 0), (1, 7)]
+    train(replace(RECIPE, steps=2, seed=7), photos, tmp_path / "run", device="cpu", resume=True)
+    assert "From step" not in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_minutes_unless_it_gets_others_or_other_steps() -> None:
+    progress = Progress()
+    assert progress.go_on(RECIPE, "data", 5.0) == (5.0, [])
+    assert progress.go_on(RECIPE, "data", None) == (5.0, [])
+    assert progress.go_on(RECIPE, "data", 6.0) == (
+        6.0,
+        ["From step 0 on: the budget in minutes was 5.0, is 6.0."],
+    )
+    assert progress.go_on(RECIPE, "more", None) == (
+        6.0,
+        ["From step 0 on: the training pictures are others."],
+    )
+    minutes, changes = progress.go_on(replace(RECIPE, steps=9), "more", None)
+    assert minutes is None
+    assert len(changes) == 2
+
+
+def test_a_run_that_is_asked_to_end_saves_its_last_step(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(DaAIR, "after_step", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        train(RECIPE, photos, tmp_path / "run", device="cpu", save_every=60)
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert Checkpoint.read(tmp_path / "run" / "weights.safetensors").provenance["steps"] == 1
+
+
+def test_weights_may_be_read_by_whom_the_umask_lets(photos: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        weights = train(replace(RECIPE, steps=1), photos, tmp_path / "run", device="cpu")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (weights, weights.with_name("state.safetensors"))} == {
+        0o640
+    }
 
 
 def test_start_from_starts_with_these_weights(whole: Path, photos: Path, tmp_path: Path) -> None:
@@ -467,6 +521,20 @@ def test_an_existing_run_is_not_overwritten(whole: Path, photos: Path) -> None:
     with pytest.raises(OutputExistsError, match=r"already holds a run\. Go on with it by --resume"):
         train(RECIPE, photos, whole, device="cpu")
     assert (whole / "state.safetensors").read_bytes() == before
+
+
+def test_weights_whose_run_is_gone_are_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"kept")
+    for resume in (False, True):
+        with pytest.raises(OutputExistsError, match=r"holds weights, but no state .* --start-from"):
+            train(RECIPE, photos, tmp_path, device="cpu", resume=resume)
+    assert (tmp_path / "weights.safetensors").read_bytes() == b"kept"
+
+
+def test_one_folder_serves_one_training(photos: Path, tmp_path: Path) -> None:
+    with RunFolder(tmp_path).claimed(), pytest.raises(OutputExistsError, match="Another process trains in"):
+        train(RECIPE, photos, tmp_path, device="cpu")
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_another_recipes_run_is_not_continued(whole: Path, photos: Path) -> None:
@@ -599,6 +667,7 @@ def test_a_bare_machine_trains_alike(whole: Path, photos: Path, tmp_path: Path) 
         "weights.safetensors",
         "training_pictures.json",
         "log.jsonl",
+        "lock",
         "panel.png",
     }
     assert torch.equal(read_rgb8(folder / "panel.png"), read_rgb8(whole / "panel.png"))

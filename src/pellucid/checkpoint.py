@@ -125,16 +125,12 @@ class Checkpoint:
             name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t).contiguous()
             for name, t in sorted(self.tensors.items())
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            save_file(tensors, temporary, metadata={"pellucid": json.dumps(header, sort_keys=True)})
-            temporary.replace(path)
+            save_tensors(tensors, path, {"pellucid": json.dumps(header, sort_keys=True)})
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path} can't be written ({error}). Choose a folder that exists and is yours to write to."
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def build(self) -> nn.Module:
         """The network with these tensors, in float32.
@@ -192,6 +188,25 @@ class Checkpoint:
 
         with torch.device("meta"), register_module_parameter_registration_hook(count_parameter):
             return spec.build(config)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file beside its target, with the rights that the umask leaves, then rename it.
+
+    Raises:
+        OSError, SafetensorError: it can't be written; what the target held is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        rights = (
+            temporary.stat().st_mode
+        )  # safetensors makes a file of its own, which only its owner may read
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(rights)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def is_pickle(head: bytes) -> bool:

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +46,7 @@ from pellucid.training_run import (
     save_state,
     training_device,
     training_precision,
+    watching_for_the_end,
 )
 
 FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, and minutes instead of an hour
@@ -81,7 +82,7 @@ def train(
             The papers chose their weights on the test sets; without this nothing is chosen.
         run_folder: made if missing; an existing run is only continued with `resume`.
         minutes: wall-clock budget of the whole run, resumed parts counted; it replaces the recipe's `steps`
-            as the length of the schedule. May be changed at each resume.
+            as the length of the schedule. May be changed at each resume; a run resumed without keeps its own.
         resume: go on from the folder's last saved state.
         start_from: checkpoint whose weights a new run starts with (its optimizer starts fresh).
         validate_every, save_every: minutes.
@@ -151,8 +152,7 @@ def train(
     progress = Progress()
     if resume:
         progress = load_state(run.state, recipe, network, average, optimizer)
-    if fabric.is_global_zero:
-        run.prepare()
+    minutes, changes = progress.go_on(recipe, training.data_hash, minutes)
 
     def keep() -> None:
         check_weights(network, progress.step)
@@ -174,86 +174,93 @@ def train(
             log.write(step=progress.step, validation=progress.scores, seconds=progress.seconds)
         fabric.barrier()
 
-    log = RunLog(run.path, silent=not fabric.is_global_zero)
-    if precision != recipe.precision:
-        log.say(IMITATED)
-    log.say(
-        f"{recipe.name}: {sum(p.numel() for p in trainable):,} trainable parameters on {fabric.device}, "
-        f"{fabric.world_size} x {torch.get_num_threads()} threads, {precision}; "
-        f"from step {progress.step}"
-    )
-    trained_on = None
-    if fabric.is_global_zero:
-        trained_on = hash_training_pictures(
-            run.path,
-            training,
-            [task.source for task in recipe.tasks],
-            start=start and start.provenance,
-            resumed=resume,
-            say=log.say,
+    with run.claimed() if fabric.is_global_zero else nullcontext():
+        log = RunLog(run.path, silent=not fabric.is_global_zero)
+        if precision != recipe.precision:
+            log.say(IMITATED)
+        log.say(
+            f"{recipe.name}: {sum(p.numel() for p in trainable):,} trainable parameters on {fabric.device}, "
+            f"{fabric.world_size} x {torch.get_num_threads()} threads, {precision}; "
+            f"from step {progress.step}"
         )
-    last = time.monotonic()
-    next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
-    recent: list[Tensor] = []
-    with _telling_of_a_lost_process(fabric, run.path):
-        while True:
-            done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
-            if done >= 1:
-                break
-            learning_rate = learning_rate_at(recipe, progress.step, done)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-
-            clean, degraded, loss_weights, *more = _draw_batch(
-                mixer, recipe, network, prompts, progress.step, done, fabric
+        for change in changes:
+            log.say(change)
+        trained_on = None
+        if fabric.is_global_zero:
+            trained_on = hash_training_pictures(
+                run.path,
+                training,
+                [task.source for task in recipe.tasks],
+                start=start and start.provenance,
+                resumed=resume,
+                say=log.say,
             )
-            degraded = degraded.contiguous(memory_format=torch.channels_last)
-            extra: dict[str, Tensor] = {}
-            if hasattr(network, "forward_train"):
-                restored, extra = fabric_network.forward_train(degraded, *more)
-            else:
-                restored = fabric_network(degraded, *more)
-            errors = picture_errors(restored, clean, recipe.fourier_weight, recipe.log_floor)
-            loss = (loss_weights * errors).mean()
-            if "balance" in extra:
-                loss = loss + recipe.balance_weight * extra["balance"].float()
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            if recipe.clip_norm:
-                fabric.clip_gradients(
-                    fabric_network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
-                )
-            optimizer.step()
-            if hasattr(network, "after_step"):
-                network.after_step()  # type: ignore[operator]
-            average.update_parameters(network)
+        last = time.monotonic()
+        next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
+        recent: list[Tensor] = []
+        with _telling_of_a_lost_process(fabric, run.path), watching_for_the_end() as is_asked_to_end:
+            while True:
+                done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
+                if done >= 1:
+                    break
+                learning_rate = learning_rate_at(recipe, progress.step, done)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate
 
-            recent.append(loss.detach())
-            progress.step += 1
-            progress.samples += recipe.batch
-            now = time.monotonic()
-            progress.seconds, last = fabric.broadcast(progress.seconds + now - last), now
-            if progress.step % LOG_EVERY == 0:
-                value = fabric.all_reduce(torch.stack(recent).mean(), reduce_op="mean").item()
-                recent.clear()
-                check_weights(network, progress.step)
-                left = progress.seconds * (1 - done) / done if done > 0 else 0.0
-                log.write(
-                    step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds
+                clean, degraded, loss_weights, *more = _draw_batch(
+                    mixer, recipe, network, prompts, progress.step, done, fabric
                 )
-                log.say(f"step {progress.step} · {done:.0%} · loss {value:.4f} · {_clock(left)} left")
-            if progress.seconds >= next_validation:
-                look(validation_limit)
-                next_validation = progress.seconds + 60 * validate_every
-                last = time.monotonic()  # looking at the result does not use up the budget
-            if progress.seconds >= next_save:
-                keep()
-                next_save = progress.seconds + 60 * save_every
+                degraded = degraded.contiguous(memory_format=torch.channels_last)
+                extra: dict[str, Tensor] = {}
+                if hasattr(network, "forward_train"):
+                    restored, extra = fabric_network.forward_train(degraded, *more)
+                else:
+                    restored = fabric_network(degraded, *more)
+                errors = picture_errors(restored, clean, recipe.fourier_weight, recipe.log_floor)
+                loss = (loss_weights * errors).mean()
+                if "balance" in extra:
+                    loss = loss + recipe.balance_weight * extra["balance"].float()
+                optimizer.zero_grad()
+                fabric.backward(loss)
+                if recipe.clip_norm:
+                    fabric.clip_gradients(
+                        fabric_network, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False
+                    )
+                optimizer.step()
+                if hasattr(network, "after_step"):
+                    network.after_step()  # type: ignore[operator]
+                average.update_parameters(network)
 
-    keep()  # before the long look, so that a kill meanwhile costs no training
-    look(FINAL_LIMIT)
-    keep()
-    log.close()
+                recent.append(loss.detach())
+                progress.step += 1
+                progress.samples += recipe.batch
+                now = time.monotonic()
+                seconds = progress.seconds + now - last
+                (progress.seconds, ends), last = fabric.broadcast((seconds, is_asked_to_end())), now
+                if ends:
+                    keep()
+                    log.end(progress.step)
+                if progress.step % LOG_EVERY == 0:
+                    value = fabric.all_reduce(torch.stack(recent).mean(), reduce_op="mean").item()
+                    recent.clear()
+                    check_weights(network, progress.step)
+                    left = progress.seconds * (1 - done) / done if done > 0 else 0.0
+                    log.write(
+                        step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds
+                    )
+                    log.say(f"step {progress.step} · {done:.0%} · loss {value:.4f} · {_clock(left)} left")
+                if progress.seconds >= next_validation:
+                    look(validation_limit)
+                    next_validation = progress.seconds + 60 * validate_every
+                    last = time.monotonic()  # looking at the result does not use up the budget
+                if progress.seconds >= next_save:
+                    keep()
+                    next_save = progress.seconds + 60 * save_every
+
+        keep()  # before the long look, so that a kill meanwhile costs no training
+        look(FINAL_LIMIT)
+        keep()
+        log.close()
     return run.weights
 
 

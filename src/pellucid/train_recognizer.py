@@ -40,6 +40,7 @@ from pellucid.training_run import (
     save_state,
     training_device,
     training_precision,
+    watching_for_the_end,
 )
 
 LOG_EVERY = 20  # steps
@@ -121,8 +122,7 @@ def train_recognizer(
     progress = Progress()
     if resume:
         progress = load_state(run.state, recipe, network, average, optimizer)
-    run.prepare()
-    log = RunLog(run.path)
+    minutes, changes = progress.go_on(recipe, training.data_hash, minutes)
 
     def keep() -> None:
         check_weights(network, progress.step)
@@ -138,57 +138,67 @@ def train_recognizer(
     def write(**values: Any) -> None:
         log.write(step=progress.step, seconds=progress.seconds, **values)
 
-    log.say(
-        f"{recipe.name}: {sum(p.numel() for p in network.parameters()):,} parameters on {place}, "
-        f"{torch.get_num_threads()} threads; from step {progress.step}"
-    )
-    if (precision := training_precision(recipe, place.type)) != recipe.precision:
-        log.say(IMITATED)
-    last = time.monotonic()
-    next_save, next_look = (progress.seconds + 60 * m for m in (save_every, validate_every))
-    recent: list[Tensor] = []
-    for x, presence, strengths in _loader(drawn, itertools.count(progress.step), processes - 1):
-        done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
-        if done >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(recipe, progress.step, done)
-        rng = torch.Generator().manual_seed(progress.step)
-        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            features = _features(network, x.to(place), 1, rng)
-        loss = _error(network.conclude(features), presence.to(place), strengths.to(place))
-        optimizer.zero_grad()
-        loss.sum().backward()
-        if recipe.clip_norm:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-        optimizer.step()
-        average.update_parameters(network)
-        recent.append(loss.detach())
-        progress.step += 1
-        progress.samples += recipe.batch
-        now = time.monotonic()
-        progress.seconds, last = progress.seconds + now - last, now
-        if progress.step % LOG_EVERY == 0:
-            entropy, error = torch.stack(recent).mean(0).tolist()
-            recent.clear()
-            write(presence_loss=entropy, strength_loss=error)
-            log.say(f"step {progress.step} · {done:.0%} · presence {entropy:.4f} · strength {error:.4f}")
-        if progress.seconds >= next_look:
-            progress.scores = judge(average.module, validation, validation_limit)
-            write(validation=progress.scores)
-            log.say(json.dumps(progress.scores))
-            next_look, last = progress.seconds + 60 * validate_every, time.monotonic()
-        if progress.seconds >= next_save:
-            keep()
-            next_save = progress.seconds + 60 * save_every
-    keep()  # before what comes last, so that a kill meanwhile costs no training
-    _finish(average.module, drawn, place, processes - 1 and processes, log)
-    publish()
-    calibrated = calibrate_checkpoint(Checkpoint.read(run.weights), held_out)  # as rounded to float16
-    calibrated.write(run.weights, dtype=torch.float16)
-    write(validation=calibrated.provenance["recognition"])
-    log.say(json.dumps(calibrated.provenance["recognition"]["macro_f1"]))
-    log.close()
+    with run.claimed():
+        log = RunLog(run.path)
+        log.say(
+            f"{recipe.name}: {sum(p.numel() for p in network.parameters()):,} parameters on {place}, "
+            f"{torch.get_num_threads()} threads; from step {progress.step}"
+        )
+        if (precision := training_precision(recipe, place.type)) != recipe.precision:
+            log.say(IMITATED)
+        for change in changes:
+            log.say(change)
+        last = time.monotonic()
+        next_save, next_look = (progress.seconds + 60 * m for m in (save_every, validate_every))
+        recent: list[Tensor] = []
+        with watching_for_the_end() as is_asked_to_end:
+            for x, presence, strengths in _loader(drawn, itertools.count(progress.step), processes - 1):
+                done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
+                if done >= 1:
+                    break
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate_at(recipe, progress.step, done)
+                rng = torch.Generator().manual_seed(progress.step)
+                with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                    features = _features(network, x.to(place), 1, rng)
+                loss = _error(network.conclude(features), presence.to(place), strengths.to(place))
+                optimizer.zero_grad()
+                loss.sum().backward()
+                if recipe.clip_norm:
+                    torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+                optimizer.step()
+                average.update_parameters(network)
+                recent.append(loss.detach())
+                progress.step += 1
+                progress.samples += recipe.batch
+                now = time.monotonic()
+                progress.seconds, last = progress.seconds + now - last, now
+                if is_asked_to_end():
+                    keep()
+                    log.end(progress.step)
+                if progress.step % LOG_EVERY == 0:
+                    entropy, error = torch.stack(recent).mean(0).tolist()
+                    recent.clear()
+                    write(presence_loss=entropy, strength_loss=error)
+                    log.say(
+                        f"step {progress.step} · {done:.0%} · presence {entropy:.4f} · strength {error:.4f}"
+                    )
+                if progress.seconds >= next_look:
+                    progress.scores = judge(average.module, validation, validation_limit)
+                    write(validation=progress.scores)
+                    log.say(json.dumps(progress.scores))
+                    next_look, last = progress.seconds + 60 * validate_every, time.monotonic()
+                if progress.seconds >= next_save:
+                    keep()
+                    next_save = progress.seconds + 60 * save_every
+        keep()  # before what comes last, so that a kill meanwhile costs no training
+        _finish(average.module, drawn, place, processes - 1 and processes, log)
+        publish()
+        calibrated = calibrate_checkpoint(Checkpoint.read(run.weights), held_out)  # as rounded to float16
+        calibrated.write(run.weights, dtype=torch.float16)
+        write(validation=calibrated.provenance["recognition"])
+        log.say(json.dumps(calibrated.provenance["recognition"]["macro_f1"]))
+        log.close()
     return run.weights
 
 

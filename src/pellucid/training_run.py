@@ -2,28 +2,38 @@
 
 A run lives in one folder: `state.safetensors` (everything that `--resume` needs, replaced by renaming, so
 that a kill at any moment costs at most the minutes since the last save), `weights.safetensors` (the averaged
-weights as a checkpoint), `log.jsonl`, and where TensorBoard is installed its events.
+weights as a checkpoint), `log.jsonl`, `lock`, by which one process at a time trains in it, and where
+TensorBoard is installed its events.
 """
 
 import json
 import math
-import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pellucid import __version__, compute
+from pellucid.checkpoint import save_tensors
 from pellucid.data import Shards, write_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.recipe import Recipe
 
+try:
+    import fcntl
+except ImportError:  # Windows: two trainings in one folder are not told apart
+    fcntl = None
+
+ENDED = 128 + signal.SIGTERM  # exit code of a process that was asked to end, as shells have it
 IMITATED = (
     "This processor has no bf16 arithmetic and would imitate it many times slower; float32 takes its place."
 )
@@ -31,12 +41,49 @@ IMITATED = (
 
 @dataclass
 class Progress:
-    """How far a run has come: optimizer steps, crops seen, seconds spent in the loop over all its parts."""
+    """How far a run has come.
+
+    Attributes:
+        step: optimizer steps.
+        samples: crops seen.
+        seconds: spent in the loop over all its parts.
+        scores: of the last validation.
+        parts: what it was trained by, the first part first: the step before the part, the recipe, the hash of
+            the data, and the budget in minutes, if it has one. A part ends where a resumed run changes one.
+    """
 
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
     scores: dict[str, Any] = field(default_factory=dict[str, Any])
+    parts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def go_on(self, recipe: Recipe, data_hash: str, minutes: float | None) -> tuple[float | None, list[str]]:
+        """Begin, or go on with what is given now; the budget, and a sentence for each change.
+
+        A run that was given minutes keeps them when it is resumed without, unless it gets other steps.
+        """
+        plain: dict[str, Any] = json.loads(json.dumps(recipe.to_dict()))  # as a saved state has it
+        last = self.parts[-1] if self.parts else None
+        if last and minutes is None and plain["steps"] == last["recipe"]["steps"]:
+            minutes = last["minutes"]
+        part = {"recipe": plain, "training_data_sha256": data_hash, "minutes": minutes}
+        changed: list[str] = []
+        if last:
+            changed = [
+                f"{key} was {last['recipe'].get(key)}, is {value}"
+                if key != "tasks"
+                else "the mix of tasks differs"
+                for key, value in plain.items()
+                if value != last["recipe"].get(key)
+            ]
+            if data_hash != last["training_data_sha256"]:
+                changed.append("the training pictures are others")
+            if minutes != last["minutes"]:
+                changed.append(f"the budget in minutes was {last['minutes']}, is {minutes}")
+        if changed or not last:
+            self.parts.append({"from_step": self.step, **part})
+        return minutes, [f"From step {self.step} on: {words}." for words in changed]
 
 
 @dataclass(frozen=True)
@@ -59,20 +106,66 @@ class RunFolder:
         """Whether there is a run to go on with; a run that was killed before its first save starts anew.
 
         Raises:
-            OutputExistsError: there is one, and `resume` is false.
+            OutputExistsError: there is one, and `resume` is false; or weights whose run is gone.
         """
         if self.state.exists() and not resume:
             raise OutputExistsError(
                 f"{self.path} already holds a run. Go on with it by --resume, or name another folder with "
                 "--run."
             )
+        if self.weights.exists() and not self.state.exists():
+            raise OutputExistsError(
+                f"{self.path} holds weights, but no state to go on from. Name another folder with --run; to "
+                f"train these weights further, start from them: --start-from {self.weights}."
+            )
         return self.state.exists()
 
-    def prepare(self) -> None:
-        """Make it; remove what a kill while saving has left."""
+    @contextmanager
+    def claimed(self) -> Generator[None]:
+        """Make it, hold it against other processes, and remove what a kill while saving has left.
+
+        Raises:
+            OutputExistsError: another process trains in it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("wb") as claim:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputExistsError(
+                    f"Another process trains in {self.path} now. Wait for it, or name another folder "
+                    "with --run."
+                ) from error
+            self._clear()
+            yield
+
+    def _clear(self) -> None:
         for left_over in self.path.glob(".*.safetensors.*.tmp"):
             left_over.unlink()
+
+
+@contextmanager
+def watching_for_the_end() -> Generator[Callable[[], bool]]:
+    """Gives a function that says whether the process was asked to end (SIGTERM); asked again, it ends.
+
+    A scheduler asks before it kills, so that a run can save its last step. Only the main thread can be asked.
+    """
+    asked = False
+
+    def note(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGTERM, before)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, note) or signal.SIG_DFL
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_times(minutes: float | None, save_every: float, validate_every: float) -> None:
@@ -134,6 +227,7 @@ def provenance_of(
     """What a checkpoint says of the run that made it, as plain values."""
     return {
         "recipe": recipe.to_dict(),
+        **({"parts": progress.parts} if len(progress.parts) > 1 else {}),
         "steps": progress.step,
         "samples": progress.samples,
         "hours": round(progress.seconds / 3600, 3),
@@ -165,13 +259,10 @@ def save_state(
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
     header = {"recipe": recipe.name, "model": recipe.model, "progress": vars(progress)}
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
-        save_file(tensors, temporary, {"run": json.dumps(header)})
-        temporary.replace(file)
+        save_tensors(tensors, file, {"run": json.dumps(header)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise TrainingError(
             f"{file} can't be written: {error}. Free some space or look at the permissions, then go on from "
             "the last saved state with --resume."
@@ -266,6 +357,12 @@ class RunLog:
         if self.board is not None:
             self.board.add_image("panel", panel, self.step)
         write_rgb8((panel * 255).round().byte().permute(1, 2, 0), self.folder / "panel.png")
+
+    def end(self, step: int) -> NoReturn:
+        """Say that a run that was asked to end has saved this step, and leave the process."""
+        self.say(f"Asked to end: step {step} is saved. Go on from it with --resume.")
+        self.close()
+        raise SystemExit(ENDED)
 
     def close(self) -> None:
         """Write what is buffered."""
