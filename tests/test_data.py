@@ -241,6 +241,12 @@ ROW = {"path": "a.png", "split": "train", "role": "clean", "sha256": "0" * 64}
         ("{}", "'files'"),
         (json.dumps({"files": [{"path": "a.png"}]}), "a.png lacks role, sha256, split"),
         (json.dumps({"files": [{**ROW, "role": "rain-streak"}]}), "a.png lacks gt"),
+        (json.dumps({"files": [{**ROW, "split": "vall"}]}), "a.png: There is no split called 'vall'"),
+        (json.dumps({"files": [{**ROW, "sha256": None}]}), "sha256 of a.png is None; expected a text"),
+        (
+            json.dumps({"files": [{**ROW, "depth_scale": "x"}]}),
+            "depth_scale of a.png is 'x'; expected a number",
+        ),
         (json.dumps({"files": [{**ROW, "role": "haze-depth"}]}), "a.png lacks depth_scale, rgb"),
     ],
 )
@@ -273,6 +279,31 @@ def test_a_lone_half_of_a_pair_is_refused(tmp_path: Path, write_shards) -> None:
     write_shards(tmp_path, [(row, np.zeros((20, 20, 3), np.uint8))])
     with pytest.raises(RecipeError, match=r"x/high/1.png has no partner of the role lowlight-low"):
         load_shards(tmp_path, "train")
+
+
+def test_pairs_that_can_not_be_told_apart_are_refused(tmp_path: Path, write_shards) -> None:
+    files = [
+        (
+            {"path": f"{name}_{side}/1.png", "split": "train", "role": f"lowlight-{side}"},
+            np.zeros((20, 20, 3), np.uint8),
+        )
+        for name in ("lol", "smid")
+        for side in ("high", "low")
+    ]
+    with pytest.raises(RecipeError, match=r"lol_high/1.png and smid_high/1.png claim the same partner"):
+        load_shards(write_shards(tmp_path, files), "train")
+
+
+def test_a_degraded_picture_without_its_clean_one_is_refused(tmp_path: Path, write_shards) -> None:
+    files = [
+        (
+            {"path": f"x/{side}.png", "split": "train", "role": f"lowlight-{role}"},
+            np.zeros((20, 20, 3), np.uint8),
+        )
+        for side, role in (("high/1", "high"), ("low/1", "low"), ("low/2", "low"))
+    ]
+    with pytest.raises(RecipeError, match=r"x/low/2.png has no partner of the role lowlight-high"):
+        load_shards(write_shards(tmp_path, files), "train")
 
 
 def test_pairs_of_two_sizes_are_refused(tmp_path: Path, write_shards) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pellucid.data import Task
+from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.errors import RecipeError, UnknownNameError
 from pellucid.recipe import Recipe, load_recipe, parse_recipe, recipe_text, shipped_recipes
 
@@ -135,6 +136,62 @@ def test_what_no_recognizer_heeds_is_refused(key: str, value: float | str) -> No
     assert told == f"tasks.1: {key} has no meaning for recognizer, which restores nothing"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "task", "said"),
+    [
+        ({}, {"operator": "jpeg"}, "the kind is 'noise'; jpeg shows 'jpeg'"),
+        (
+            {},
+            {"operator": None, "source": "rain_pairs"},
+            "the kind is 'noise'; rain_pairs shows 'rain'",
+        ),
+        (
+            {},
+            {"kind": "clean"},
+            "the operator 'gaussian_noise' has no meaning for the kind 'clean'; leave it out",
+        ),
+        ({}, {"repeat": 2}, "repeat is for the mixing 'counted'; take weight"),
+        (
+            {"mixing": "counted"},
+            {"weight": 2},
+            "an epoch that is counted heeds no weight but 1 and no starts_at; take repeat",
+        ),
+        (
+            {"mixing": "counted"},
+            {"starts_at": 0.5},
+            "an epoch that is counted heeds no weight but 1 and no starts_at; take repeat",
+        ),
+        ({}, {"prompt": "noise"}, "daair_s is told nothing, so that no prompt serves it; leave it out"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(
+    recipe: dict[str, Any], task: dict[str, Any], said: str
+) -> None:
+    changed = {key: value for key, value in {**TASK, **task}.items() if value is not None}
+    assert faults({**GOOD, "model": "daair_s", **recipe, "tasks": [{**TASK, "weight": 1}, changed]}) == [
+        f"tasks.1: {said}"
+    ]
+
+
+@pytest.mark.parametrize("key", ["mixing", "log_floor", "fourier_weight", "balance_weight"])
+def test_keys_of_a_restoring_loss_are_refused_for_a_recognizer(key: str) -> None:
+    values = {**GOOD, "model": "recognizer", key: "counted" if key == "mixing" else 0.5}
+    assert faults(values) == [f"{key} has no meaning for recognizer, which restores nothing"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "runs/"])
+def test_a_name_that_no_folder_has_is_refused(name: str) -> None:
+    assert faults({**GOOD, "name": name}) == [f"name is {name!r}; expected one that a folder may have"]
+
+
+def test_an_operator_of_ones_own_brings_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GaussianNoise, "kind", "snow")
+    task = {**TASK, "kind": "snow", "operator": "gaussian_noise"}
+    assert parse_recipe({**GOOD, "model": "daair_s", "tasks": [task]}, "mine").tasks[0].kind == "snow"
+    (told,) = faults({**GOOD, "model": "recognizer", "tasks": [task]})
+    assert told.startswith("tasks.0: recognizer has no kind called 'snow'. Known: noise, rain")
+
+
 @pytest.mark.parametrize("source", ["clean", "depth", "drawn"])
 def test_a_source_without_pairs_needs_an_operator_or_stays_clean(source: str) -> None:
     bare = {key: value for key, value in TASK.items() if key != "operator"} | {"source": source}
@@ -180,7 +237,7 @@ def test_a_sigma_serves_gaussian_noise_alone() -> None:
     noise = {**TASK, "operator": "gaussian_noise"}
     assert parse_recipe({**GOOD, "tasks": [{**noise, "sigma": 25}]}, "mine").tasks[0].sigma == 25
     assert faults({**GOOD, "tasks": [{**noise, "sigma": 0}]}) == ["tasks.0: " + said.format(0)]
-    assert faults({**GOOD, "tasks": [{**TASK, "operator": "jpeg", "sigma": 25}]}) == [
+    assert faults({**GOOD, "tasks": [{**TASK, "kind": "jpeg", "operator": "jpeg", "sigma": 25}]}) == [
         "tasks.0: " + said.format(25)
     ]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from pellucid import degradations
 from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
 from pellucid.errors import RecipeError, UnreadableImageError, reason
+from pellucid.registry import unknown_name
 
 # A NYU picture has a white border; this is the part to use: x0, y0, x1, y1.
 NYU_INNER = (10, 10, 630, 470)
@@ -27,12 +28,22 @@ LEAST_SIDE = 16  # of a picture, in pixels; validation crops to multiples of it
 DEPTH_STEPS = 100  # stored depth is round(depth * DEPTH_STEPS), so that it fits 8 bits up to 2.55
 
 # role of the clean file, role of its degraded partner
+PAIR_KINDS = {  # what the pairs of a source show
+    "rain_pairs": "rain",
+    "low_light_pairs": "low_light",
+    "blur_pairs": "blur",
+    "camera_noise_pairs": "noise",
+    "haze_pairs": "haze",
+}
 PAIR_ROLES = {
     "low_light_pairs": ("lowlight-high", "lowlight-low"),
     "blur_pairs": ("deblur-sharp", "deblur-blur"),
     "camera_noise_pairs": ("noise-gt", "noise-noisy"),
     "haze_pairs": ("haze-gt", "haze-hazy"),
 }
+SPLITS = ("train", "val", "test", "demo", "any")  # the first two are read here
+ROW: dict[str, Any] = dict.fromkeys(("path", "split", "role", "sha256", "gt", "rgb"), str)
+ROW["depth_scale"] = int | float
 TONES = (0.55, 1.8)  # least and greatest power of encoded values: paler and darker
 SOURCES = ("clean", "rain_pairs", "depth", "drawn", *PAIR_ROLES)
 
@@ -211,18 +222,19 @@ def load_shards(root: str | Path, split: str) -> Shards:
     add("rain_pairs", "rain-streak", lambda f: [read(f["gt"]), read(f["path"])[..., :1]])
     add("depth", "haze-depth", depth_planes)
     for source, (clean_role, degraded_role) in PAIR_ROLES.items():
-        partners = {_pair_key(f["path"]): f["path"] for f in by_role.get(degraded_role, [])}
+        clean, degraded = (_by_pair_key(by_role.get(role, [])) for role in (clean_role, degraded_role))
+        everywhere = {_pair_key(f["path"]) for f in files if f["role"] == clean_role}  # some are held out
+        for lone, role in (
+            *((clean[key], degraded_role) for key in clean if key not in degraded),
+            *((degraded[key], clean_role) for key in degraded if key not in everywhere),
+        ):
+            raise RecipeError(
+                f"{lone} has no partner of the role {role} and the split {split} in "
+                f"{root / 'manifest.json'}. Complete the pair, or remove the file."
+            )
 
-        def pair(
-            file: dict[str, Any], role: str = degraded_role, partners: dict[str, str] = partners
-        ) -> list[Tensor]:
-            partner = partners.get(_pair_key(file["path"]))
-            if partner is None:
-                raise RecipeError(
-                    f"{file['path']} has no partner of the role {role} and the split {split} in "
-                    f"{root / 'manifest.json'}. Complete the pair, or remove the file."
-                )
-            return [read(file["path"]), read(partner)]
+        def pair(file: dict[str, Any], partners: dict[str, str] = degraded) -> list[Tensor]:
+            return [read(file["path"]), read(partners[_pair_key(file["path"])])]
 
         add(source, clean_role, pair)
     listing = "".join(f"{f['path']} {f['sha256']}\n" for f in chosen)
@@ -238,6 +250,12 @@ def _read_manifest(root: Path) -> list[dict[str, Any]]:
             lacking = {"path", "split", "role", "sha256", *needed.get(file.get("role", ""), ())} - set(file)
             if lacking:
                 raise ValueError(f"{file.get('path', 'a file')} lacks {', '.join(sorted(lacking))}")
+            for key, value in file.items():
+                if not isinstance(value, ROW.get(key, object)):
+                    expected = "a number" if key == "depth_scale" else "a text"
+                    raise ValueError(f"{key} of {file['path']} is {value!r}; expected {expected}")
+            if file["split"] not in SPLITS:
+                raise ValueError(f"{file['path']}: " + unknown_name("split", file["split"], list(SPLITS)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(
             f"{root} is no shard folder: its manifest.json can't be read ({reason(error)}). "
@@ -267,6 +285,18 @@ def _joined(name: str, planes: list[Tensor]) -> Tensor:
             f"{name} is {width}x{height} pixels; expected sides of at least {LEAST_SIDE}. Remove it."
         )
     return torch.cat(planes, dim=2)
+
+
+def _by_pair_key(files: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The paths of one side of all pairs, by what a pair has in common."""
+    paths: dict[str, str] = {}
+    for path in (file["path"] for file in files):
+        if (other := paths.setdefault(_pair_key(path), path)) != path:
+            raise RecipeError(
+                f"{other} and {path} claim the same partner: the two files of a pair differ in the folder "
+                "that holds them, and in nothing else. Put each set of pairs into a folder of its own."
+            )
+    return paths
 
 
 def _pair_key(path: str) -> str:
@@ -337,14 +367,16 @@ class Task:
     """One ingredient of the training mix.
 
     Attributes:
-        kind: what the pairs show: "noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "clean".
-        weight: its share of the crops, relative to the other tasks that have started.
+        kind: what the pairs show: "noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "clean",
+            or the kind of an operator of one's own.
+        weight: its share of the crops, relative to the other tasks that have started ("weighted" mixing).
         source: one of `SOURCES`, where the pictures come from.
         operator: a degradation's name; without it the source's own pairs are used ("clean": identity).
         streaks: draw real streak planes from the source "rain_pairs" for the operator.
         sigma: for the operator "gaussian_noise": this one level in gray levels of 255, truncated to 8 bits
             as the papers train; without it the level is drawn.
         prompt: for guided networks, the prompt's name; without it the kind is the name.
+        repeat: how often an epoch holds each of its pictures ("counted" mixing).
         starts_at: share of the run, 0 to 1, after which the task joins the mix. Kinds whose error is one
             coherent shift of a picture (haze, darkness) drown the gradients of noise while both are new.
         loss_weight: its pictures' terms of the loss (errors, or with a `log_floor` their logarithms) are

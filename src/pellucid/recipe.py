@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pellucid.data import SOURCES, Task
+from pellucid.data import PAIR_KINDS, SOURCES, Task
 from pellucid.errors import RecipeError, UnknownNameError
 from pellucid.registry import unknown_name
 
@@ -21,6 +21,7 @@ KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "cle
 # The loop saves no gradient scaler, so float16 is not among them.
 PRECISIONS = ("32-true", "bf16-mixed")
 MIXINGS = ("weighted", "counted")
+LOSSES = ("mixing", "fourier_weight", "balance_weight", "log_floor")  # keys that no recognizer heeds
 RESTORING = ("loss_weight", "starts_at", "repeat", "prompt")  # keys of tasks that no recognizer heeds
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("patch", "batch", "lots", "steps"), lambda v: v > 0, "above zero"),
@@ -149,15 +150,15 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     faults += _recipe_faults(good)
     for i, task in enumerate(tasks):
         faults += [f"tasks.{i}: {fault}" for fault in _task_faults(task)]
+    if "name" in good and (good["name"] in ("", "..") or Path(good["name"]).name != good["name"]):
+        faults.append(f"name is {good['name']!r}; expected one that a folder may have")
     if tables is not None and not any(
         task.get("weight", 1) > 0 and task.get("starts_at", 0) <= 0 for task in tasks
     ):
         faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
     if not faults:
-        faults = [
-            f"tasks.{i}: {fault}"
-            for i, task in enumerate(tasks)
-            for fault in _faults_beside(good["model"], good.get("config", {}), task)
+        faults = _unused_keys(good) + [
+            f"tasks.{i}: {fault}" for i, task in enumerate(tasks) for fault in _faults_beside(good, task)
         ]
     if faults:
         listing = "".join(f"\n  - {fault}" for fault in faults)
@@ -165,15 +166,36 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     return Recipe(**good, tasks=tuple(Task(**task) for task in tasks))
 
 
-def _faults_beside(model: str, config: dict[str, Any], task: dict[str, Any]) -> list[str]:
-    """What a task without faults of its own says that its recipe's model can't do."""
+def _unused_keys(good: dict[str, Any]) -> list[str]:
+    """Keys of a recipe that its model does not heed."""
     from pellucid import models
 
-    spec, faults = models.get(model), list[str]()
+    model = good["model"]
+    if models.get(model).restores:
+        return []
+    return [f"{key} has no meaning for {model}, which restores nothing" for key in LOSSES if key in good]
+
+
+def _faults_beside(good: dict[str, Any], task: dict[str, Any]) -> list[str]:
+    """What a task without faults of its own says that its recipe's model, or mixing, can't do."""
+    from pellucid import models
+
+    model, faults = good["model"], list[str]()
+    spec, config = models.get(model), good.get("config", {})
     if not spec.restores:
         faults += [
             f"{key} has no meaning for {model}, which restores nothing" for key in RESTORING if key in task
         ]
+        if task["kind"] not in KINDS:
+            faults.append(f"{model} has no kind called {task['kind']!r}. Known: {', '.join(KINDS)}.")
+        return faults
+    if good.get("mixing", Recipe.mixing) == "counted":
+        if task["weight"] != 1 or task.get("starts_at"):
+            faults.append("an epoch that is counted heeds no weight but 1 and no starts_at; take repeat")
+    elif task.get("repeat", 1) != 1:
+        faults.append("repeat is for the mixing 'counted'; take weight")
+    if not spec.guided and "prompt" in task:
+        faults.append(f"{model} is told nothing, so that no prompt serves it; leave it out")
     prompts = config.get("prompts", spec.config.prompts) if spec.guided else ()
     if prompts and (name := task.get("prompt") or task["kind"]) not in prompts:
         faults.append(unknown_name("prompt", name, list(prompts)))
@@ -280,8 +302,16 @@ def _task_faults(task: dict[str, Any]) -> list[str]:
         faults.append(unknown_name("source", source, sources))
     if operator is not None and operator not in degradations.names():
         faults.append(unknown_name("degradation", operator, degradations.names()))
-    if task.get("kind", KINDS[0]) not in KINDS:
-        faults.append(unknown_name("kind", task["kind"], list(KINDS)))
+    kind = task.get("kind", KINDS[0])
+    shown = PAIR_KINDS.get(source, kind) if source is not None else kind
+    if operator in degradations.names():
+        shown = degradations.get(operator).kind
+    if kind not in KINDS and kind != shown:
+        faults.append(unknown_name("kind", kind, list(KINDS)))
+    elif kind == "clean" and operator is not None:
+        faults.append(f"the operator {operator!r} has no meaning for the kind 'clean'; leave it out")
+    elif kind not in ("clean", shown):
+        faults.append(f"the kind is {kind!r}; {operator or source} shows {shown!r}")
     if task.get("repeat", 1) < 1:
         faults.append(f"repeat is {task['repeat']}; expected one or more")
     if task.get("weight", 0) < 0:
