@@ -600,10 +600,14 @@ def test_weights_of_another_structure_are_no_start(photos: Path, tmp_path: Path)
     spec = training.models.get("daair")
     small = replace(spec.config, dim=4, encoder_blocks=(1, 1), decoder_blocks=(1,), num_heads=(1, 1))
     Checkpoint.from_network("daair", spec.build(small)).write(tmp_path / "other.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"holds a daair of its own configuration; the recipe trains daair_s"
-    ):
+    with pytest.raises(CheckpointError, match=r"holds a daair; the recipe trains daair_s"):
         train(RECIPE, photos, tmp_path / "run", device="cpu", start_from=tmp_path / "other.safetensors")
+
+
+def test_weights_of_other_numbers_are_no_start(whole: Path, photos: Path, tmp_path: Path) -> None:
+    other = replace(RECIPE, config={"num_experts": 3})
+    with pytest.raises(CheckpointError, match=r"holds a daair_s of other numbers .*: num_experts 5, not 3\."):
+        train(other, photos, tmp_path, device="cpu", start_from=whole / "weights.safetensors")
 
 
 def test_without_fabric_the_remedy_is_named(photos: Path, tmp_path: Path, monkeypatch) -> None:

@@ -318,10 +318,17 @@ def _panel_tile(x: Tensor) -> Tensor:
 def _read_start(path: str | Path, spec: ModelSpec, config: Any) -> Checkpoint:
     """A checkpoint, which must be of the structure `spec` with the numbers `config`."""
     checkpoint = Checkpoint.read(path)
-    if checkpoint.model != spec.name or spec.config_from(checkpoint.config) != config:
+    if checkpoint.model != spec.name:
         raise CheckpointError(
-            f"{path} holds a {checkpoint.model} of its own configuration; the recipe trains {spec.name}. "
+            f"{path} holds a {checkpoint.model}; the recipe trains {spec.name}. "
             "Start from weights of that structure."
+        )
+    found, wanted = asdict(spec.config_from(checkpoint.config)), asdict(config)
+    differing = [f"{key} {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
+    if differing:
+        raise CheckpointError(
+            f"{path} holds a {spec.name} of other numbers than the recipe gives it: {'; '.join(differing)}. "
+            "Set the recipe's config to these, or start from other weights."
         )
     return checkpoint
 

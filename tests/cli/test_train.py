@@ -60,6 +60,8 @@ def test_of_two_processes_the_first_alone_speaks(shards: Path, tmp_path: Path) -
         (("smoke", "--minutes", 0), "The budget is 0.0 minutes; expected more than zero."),
         (("smoke", "--processes", 0), "Invalid value for '--processes'"),
         (("smoke", "--device", "tpu"), "There is no device 'tpu' to train on."),
+        (("recognizer", "--nodes", "2"), "--nodes does not go with recognizer, which one machine trains"),
+        (("recognizer", "--validation", "x"), "--validation does not go with recognizer"),
     ],
 )
 def test_refuses_in_a_sentence(run, shards: Path, tmp_path: Path, arguments: tuple, said: str) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pellucid.errors import InputError
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a .toml file.")],
@@ -70,6 +72,12 @@ def train(
     if test:
         _check_leaks({task.source for task in loaded.tasks}, data, test, allow_leak)
     if not models.get(loaded.model).restores:
+        for option, given in (("--validation", validation is not None), ("--nodes", nodes > 1)):
+            if given:
+                raise InputError(
+                    f"{option} does not go with {loaded.model}, which one machine trains and validates "
+                    "on --data. Leave it out."
+                )
         weights = train_recognizer(
             loaded,
             data,

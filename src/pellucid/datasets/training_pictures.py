@@ -130,7 +130,9 @@ def hash_training_pictures(
         known |= _hash_banks([training.banks[source] for source in sorted(set(sources))], say)
         say(f"{len(known):,} clean training pictures hashed in {time.monotonic() - begin:.0f} s")
     cached = {"data": [*cached["data"], key], KEY: None if known is None else known.to_dict()}
-    file.write_text(json.dumps(cached), encoding="utf-8")
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(cached), encoding="utf-8")
+    temporary.replace(file)
     return known
 
 
