@@ -185,6 +185,8 @@ def train(
         )
         for change in changes:
             log.say(change)
+        if not validation.banks:
+            log.say("Nothing is validated on: no folder of shards with validation pictures is given.")
         trained_on = None
         if fabric.is_global_zero:
             trained_on = hash_training_pictures(

@@ -135,7 +135,9 @@ def test_it_takes_a_step(recipe: Recipe, shards: Path, folders: Path, tmp_path: 
     assert all(math.isfinite(row["output"]) for row in read.provenance["validation"].values())
     assert bool(read.provenance["validation"]) == (data == shards)
     read.build()
-    assert recipe.name in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert recipe.name in said
+    assert ("Nothing is validated on" in said) == uses_folders(recipe)
 
 
 def test_a_recognizers_recipe_takes_a_step(shards: Path, tmp_path: Path, monkeypatch) -> None:

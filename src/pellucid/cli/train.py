@@ -17,7 +17,8 @@ def train(
         ),
     ],
     validation: Annotated[
-        Path | None, typer.Option(help="Folder of shards to validate on; default: that of --data.")
+        Path | None,
+        typer.Option(help="Folder of shards to validate on; default: that of --data, if it is one."),
     ] = None,
     test: Annotated[
         list[Path] | None,
