@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pellucid import write_image
+from pellucid import compute, write_image
 from pellucid.arrays import image_from_array
+from pellucid.cli._shared import precision_of_scores
+from pellucid.compute import Probe
 from pellucid.models.dfpir import DFPIRConfig, official_shapes
 
 
@@ -77,6 +80,26 @@ def test_a_result_carries_what_makes_it_again(run, options, data):
     text = run("evaluate", *options, "--data", data, "--measure", "ciede2000").out
     assert f"data {values['data_sha256'][:16]}" in text
     assert "ciede2000" in text and "95%" in text
+
+
+def test_scores_do_not_hang_on_a_stopwatch(run, small_weights, data, monkeypatch):
+    """Without --precision it is float32, though a probe would find bf16 faster."""
+
+    def probe(_run, _device, side, asked, *_):
+        return Probe(asked or "bf16", {}, side, 0.0, 1e3)
+
+    monkeypatch.setattr("pellucid.runner._PROBES", {})
+    monkeypatch.setattr(compute, "probe_network", probe)
+    call = ("evaluate", "--model", small_weights, "--device", "cpu", "--data", data)
+    assert json.loads(run(*call, "--json").out)["precision"] == "float32"
+    assert ", cpu, float32" in run(*call).out
+    assert json.loads(run(*call, "--precision", "bf16", "--json").out)["precision"] == "bf16"
+    for kind in ("noise", "rain"):
+        shutil.copytree(data / "clean", data / "kinds" / kind)
+    table = run("explain", data / "kinds", *call[1:5])
+    assert (table.code, "small on cpu, 1 threads, float32" in table.err) == (0, True)
+    assert ", bf16" in run("explain", data / "clean" / "a.png", *call[1:5]).err  # as restore does it
+    assert precision_of_scores("exported.xml", None) is None
 
 
 def test_each_picture_goes_to_a_table_that_is_not_overwritten(run, options, data, tmp_path):

@@ -26,6 +26,10 @@ Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the
 PrecisionName = Annotated[
     str | None, typer.Option(help="float32 or bf16. Default: bf16 where it is faster and close enough.")
 ]
+MeasuredIn = Annotated[
+    str | None,
+    typer.Option("--precision", help="float32 or bf16. Default: float32, so that calls can be compared."),
+]
 Memory = Annotated[
     str | None,
     typer.Option(help="What a restoration may take, for example 2GB. Default: half of what is free."),
@@ -132,6 +136,16 @@ def load_restorer(
     from pellucid.restorer import load
 
     return load(model, device=device, precision=precision, memory=size, guard=guard, engine=engine)
+
+
+def precision_of_scores(model: str, precision: str | None) -> str | None:
+    """What is measured in: what was asked for; else an exported file's own (none here), or float32.
+
+    The probe by which pictures are restored is a stopwatch: by it, the same call could give other scores.
+    """
+    from pellucid.engines import EXPORTED_SUFFIXES
+
+    return precision or (None if Path(model).suffix in EXPORTED_SUFFIXES else "float32")
 
 
 def describe(report: "Report") -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pellucid.cli._shared import AsJson, Device, Memory, Model, PrecisionName, Prompt
+from pellucid.cli._shared import AsJson, Device, MeasuredIn, Memory, Model, Prompt
 from pellucid.errors import InputError
 from pellucid.weights import DEFAULT
 
@@ -60,7 +60,7 @@ def evaluate(
         ),
     ] = False,
     device: Device = None,
-    precision: PrecisionName = None,
+    precision: MeasuredIn = None,
     memory: Memory = None,
     per_image: Annotated[bool, typer.Option("--per-image", help="With the scores of each picture.")] = False,
     as_json: AsJson = False,
@@ -71,7 +71,7 @@ def evaluate(
     protocol, hashes of data and weights, the code's commit, and the seed. See docs/evaluation.md.
     """
     _refuse_wrong_options(data, shards, suite, sigma, prompt, limit, report)
-    from pellucid.cli._shared import describe, load_restorer, say
+    from pellucid.cli._shared import describe, load_restorer, precision_of_scores, say
     from pellucid.evaluate import protocols
     from pellucid.evaluate.pairs import choose_measures
     from pellucid.evaluate.report import check_suffix
@@ -86,6 +86,7 @@ def evaluate(
             check_writable(path, overwrite=overwrite)
     if csv is not None and csv == report:
         raise InputError(f"--csv and --report both name {csv}; expected two files. Name another for one.")
+    precision = precision_of_scores(model, precision)
     restorer = load_restorer(model, device, precision, memory, guard=guard)
     options: dict[str, Any] = {"protocol": protocol, "measures": measure or (), "seed": seed}
     shown = _Shown(csv=csv, overwrite=overwrite, per_image=per_image, as_json=as_json)
@@ -317,7 +318,7 @@ def _print_origin(result: "Evaluation") -> None:
     weights = (result.weights_sha256 or "none")[:16]
     print(
         f"protocol {result.protocol_name}, seed {result.seed}, data {result.data_sha256[:16]}, "
-        f"weights {weights}, code {result.code}"
+        f"weights {weights}, code {result.code}, {result.device}, {result.precision}"
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli._shared import AsJson, Device, Memory, Model, PrecisionName, Prompt
+from pellucid.cli._shared import AsJson, Device, Memory, Model, Prompt
 from pellucid.errors import InputError, OutputExistsError
 from pellucid.weights import DEFAULT
 
@@ -36,7 +36,13 @@ def explain(
         typer.Option(min=16, help="For a data set: side of the center taken, in pixels. Default: 256."),
     ] = None,
     device: Device = None,
-    precision: PrecisionName = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="float32 or bf16. Default: as restore chooses; for a data set float32, so that tables can "
+            "be compared."
+        ),
+    ] = None,
     memory: Memory = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
     as_json: AsJson = False,
@@ -58,7 +64,7 @@ def explain(
             raise InputError(f"{option} was given for {what}. Leave it out.")
 
     from pellucid.arrays import image_from_array
-    from pellucid.cli._shared import describe, load_restorer, print_json, say
+    from pellucid.cli._shared import describe, load_restorer, precision_of_scores, print_json, say
     from pellucid.explain import draw_explanation, draw_routing_table, explain_picture
     from pellucid.image_io import IMAGE_SUFFIXES, check_writable, read_image, write_image
 
@@ -72,6 +78,7 @@ def explain(
             raise OutputExistsError(f"{output} is the picture to explain. Name another output.")
         check_writable(output, overwrite=overwrite)
     image = read_image(photo) if photo is not None and not whole else None
+    precision = precision_of_scores(model, precision) if whole else precision
     restorer = load_restorer(model, device, precision, memory)
     say(describe(restorer.describe()))
     if image is None:
