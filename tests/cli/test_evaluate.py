@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pellucid import compute, write_image
+from pellucid import compute, weights, write_image
 from pellucid.arrays import image_from_array
 from pellucid.cli._shared import precision_of_scores
 from pellucid.compute import Probe
@@ -100,6 +100,23 @@ def test_scores_do_not_hang_on_a_stopwatch(run, small_weights, data, monkeypatch
     assert (table.code, "small on cpu, 1 threads, float32" in table.err) == (0, True)
     assert ", bf16" in run("explain", data / "clean" / "a.png", *call[1:5]).err  # as restore does it
     assert precision_of_scores("exported.xml", None) is None
+
+
+def test_the_guard_shows_in_every_form(run, options, data, shards, tmp_path):
+    """With it, some pictures are left alone: other numbers, which must not pass for the network's."""
+    sha256 = weights.find("recognizer").sha256
+    path, call = tmp_path / "pictures.csv", ("evaluate", *options, "--data", data, "--guard")
+    values = json.loads(run(*call, "--json").out)
+    assert (values["guard"], values["recognizer_sha256"]) == (True, sha256)
+    assert f", guarded by recognizer {sha256[:16]}, seed" in run(*call, "--csv", path).out
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert {(row["guard"], row["recognizer_sha256"]) for row in rows} == {("True", sha256)}
+    plain = run(*call[:-1], "--json").out
+    assert (json.loads(plain)["guard"], json.loads(plain)["recognizer_sha256"]) == (False, None)
+    results = tmp_path / "results"
+    run("evaluate", *options, "--shards", shards, "--limit", 1, "--results", results, "--guard")
+    rows = list(csv.DictReader((results / "small.csv").read_text().splitlines()))
+    assert {(row["guard"], row["recognizer_sha256"]) for row in rows} == {("True", sha256)}
 
 
 def test_each_picture_goes_to_a_table_that_is_not_overwritten(run, options, data, tmp_path):

@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 
@@ -10,7 +11,7 @@ from pellucid import models
 from pellucid.diagnosis import Recognizer
 from pellucid.errors import InputError, UnknownNameError
 from pellucid.evaluate import evaluate_suite, plan_suite
-from pellucid.evaluate.report import comparison
+from pellucid.evaluate.report import comparison, render
 from pellucid.evaluate.suites import SUITES, published, published_sources
 from pellucid.models.recognizer import Answers, RecognizerConfig
 from pellucid.restorer import IdentityRestorer, TorchRestorer
@@ -152,7 +153,41 @@ def test_a_guided_network_is_measured_with_the_kind_recognized_too(root):
     assert "kind recognized" in result.notes[0]
     names = [row[0] for row in comparison(result)[1:3]]
     assert names == ["dfpir_s (ours)", "dfpir_s, kind recognized (ours)"]
-    assert result.to_dict()["recognized"]["rain100l"]["diagnosis"] is None
+    assert result.to_dict()["recognized"]["rain100l"]["diagnosis"] == "recognized"
+
+
+def test_the_guard_and_its_recognizer_are_recorded(root):
+    shutil.rmtree(root / "cbsd68")
+    recognizer = Recognizer(AlwaysHaze(), weights_sha256="5" * 64)
+    spec = models.get("daair_s")
+    network = shaken(spec, 0.02)
+    blind = {
+        guard: TorchRestorer(
+            network, spec, device="cpu", precision="float32", guard=guard, recognizer=recognizer
+        )
+        for guard in (True, False)
+    }
+    guarded, plain = (evaluate_suite(blind[guard], root, "3task") for guard in (True, False))
+    rain = guarded.to_dict()["sets"]["rain100l"]
+    assert (rain["guard"], rain["recognizer_sha256"], rain["diagnosis"]) == (True, "5" * 64, None)
+    rain = plain.to_dict()["sets"]["rain100l"]
+    assert (rain["guard"], rain["recognizer_sha256"], rain["diagnosis"]) == (False, None, None)
+    assert comparison(guarded)[1][0] == "daair_s, guarded (ours)"
+    assert comparison(plain)[1][0] == "daair_s (ours)"
+    for suffix in (".md", ".html"):
+        assert f"papers, guarded by recognizer {'5' * 16}" in render(guarded, suffix, {})
+        assert "guarded" not in render(plain, suffix, {})
+    (row, *_) = csv.DictReader(render(guarded, ".csv", {}).splitlines())
+    assert (row["method"], row["guard"], row["recognizer_sha256"]) == ("daair_s, guarded", "True", "5" * 64)
+
+    told = guided(("rain", "haze", "noise"), recognizer=recognizer)
+    told.guard = True
+    result = evaluate_suite(told, root, "3task")
+    names = [row[0] for row in comparison(result)[1:3]]  # told the kind, the recognizer is not asked
+    assert names == ["dfpir_s (ours)", "dfpir_s, kind recognized, guarded (ours)"]
+    words = f", kind recognized and guarded by recognizer {'5' * 16}"
+    assert result.recognized["rain100l"].told == words
+    assert result.sets["rain100l"].told == ", told rain"
 
 
 def test_a_guided_network_without_the_right_prompt_is_refused(root):

@@ -197,6 +197,8 @@ def _evaluate_shards(
     shown: _Shown,
     options: dict[str, Any],
 ) -> None:
+    from dataclasses import replace
+
     from pellucid.cli._shared import print_json
     from pellucid.evaluate import evaluate_shards
     from pellucid.evaluate.report import details, losses
@@ -213,7 +215,7 @@ def _evaluate_shards(
         _print_pictures(result)
     _print_tables(details(rows), losses(rows))
     first = next(iter(rows.values()))
-    _print_origin(first)
+    _print_origin(replace(first, diagnosis=first.diagnosis and "the true kind"))
     for words in dict.fromkeys(str(result.leak) for result in rows.values()):
         kinds = [kind for kind, result in rows.items() if str(result.leak) == words]
         print(f"{', '.join(kinds)}: {words}")
@@ -317,7 +319,7 @@ def _print_origin(result: "Evaluation") -> None:
     print(result.protocol)
     weights = (result.weights_sha256 or "none")[:16]
     print(
-        f"protocol {result.protocol_name}, seed {result.seed}, data {result.data_sha256[:16]}, "
+        f"protocol {result.protocol_name}{result.told}, seed {result.seed}, data {result.data_sha256[:16]}, "
         f"weights {weights}, code {result.code}, {result.device}, {result.precision}"
     )
 

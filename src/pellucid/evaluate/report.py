@@ -81,12 +81,7 @@ def comparison(result: SuiteResult) -> list[list[str]]:
     """The table as text: its head, our row, then the published ones, the best average first."""
     sets = SUITES[result.suite]
     rows = [["method", "parameters", *(s.title for s in sets), "average", "leak", "source"]]
-    ours: list[tuple[str, Mapping[str, Evaluation], Scores | None]] = [
-        (result.model, result.sets, result.average)
-    ]
-    if result.recognized:
-        ours.append((f"{result.model}, kind recognized", result.recognized, result.recognized_average))
-    for name, scores, average in ours:
+    for name, scores, average in _ours(result):
         rows.append(
             [
                 f"{name} (ours)",
@@ -109,6 +104,19 @@ def comparison(result: SuiteResult) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _ours(result: SuiteResult) -> list[tuple[str, Mapping[str, Evaluation], Scores | None]]:
+    """Our rows: their names, which say what else had a part, their sets, and averages."""
+    rows: list[tuple[str, Mapping[str, Evaluation], Scores | None]] = [
+        (result.model, result.sets, result.average)
+    ]
+    if result.recognized:
+        rows.append((f"{result.model}, kind recognized", result.recognized, result.recognized_average))
+    return [
+        (name + (", guarded" if any(e.guard for e in sets.values()) else ""), sets, average)
+        for name, sets, average in rows
+    ]
 
 
 def details(results: dict[str, Evaluation]) -> list[list[str]]:
@@ -143,18 +151,18 @@ def losses(results: dict[str, Evaluation]) -> list[list[str]]:
 
 def origins(results: dict[str, Evaluation]) -> list[list[str]]:
     """What each set was measured with, as text; the head first."""
-    rows = [["set", "leak", "protocol", "seed", "data SHA-256", "weights SHA-256", "code"]]
+    rows = [["set", "leak", "protocol", "seed", "data SHA-256", "weights SHA-256", "code", "run on"]]
     for title, result in results.items():
-        told = f", told {result.diagnosis}" if result.diagnosis else ""
         rows.append(
             [
                 title,
                 result.leak.short,
-                result.protocol_name + told,
+                result.protocol_name + result.told,
                 str(result.seed),
                 result.data_sha256[:16],
                 (result.weights_sha256 or "none")[:16],
                 result.code,
+                f"{result.device}, {result.precision}",
             ]
         )
     return rows
@@ -184,7 +192,7 @@ def measured(result: SuiteResult) -> list[list[list[str]]]:
 
 
 def _heading(result: SuiteResult) -> str:
-    return f"{result.model} on the suite {result.suite}"
+    return f"{_ours(result)[0][0]} on the suite {result.suite}"
 
 
 def _csv(result: SuiteResult) -> str:
@@ -199,9 +207,8 @@ def _csv(result: SuiteResult) -> str:
             {"method": method, "parameters": parameters, "set": key, **numbers, "source": source, **origin}
         )
 
-    told = [(result.model, key, evaluation) for key, evaluation in result.sets.items()]
-    told += [(f"{result.model}, kind recognized", key, one) for key, one in result.recognized.items()]
-    for method, key, evaluation in told:
+    ours = _ours(result)
+    for method, key, evaluation in ((name, key, one) for name, sets, _ in ours for key, one in sets.items()):
         psnr, ssim = evaluation.psnr.output, evaluation.ssim.output
         row(
             method,
@@ -221,7 +228,7 @@ def _csv(result: SuiteResult) -> str:
         )
     if result.average:
         row(
-            result.model,
+            ours[0][0],
             result.parameters,
             "average",
             "measured",

@@ -17,10 +17,11 @@ from pellucid import __version__
 from pellucid.evaluate import protocols
 from pellucid.evaluate.leaks import LeakCheck, training_pictures
 from pellucid.evaluate.protocols import Protocol
-from pellucid.restorer import Restorer
+from pellucid.restorer import Restorer, TorchRestorer
 
 RESAMPLES = 10_000
 TOLERANCE = 0.005  # dB of PSNR, within which a picture has not become worse
+RECOGNIZED = "recognized"  # stands for the kinds that a recognizer told a guided network, picture by picture
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,10 @@ class Evaluation:
         protocol_name: "papers", "papers-y" or "files".
         measures: every measure by its name, with intervals.
         model, weights_sha256, device, precision: as in a restorer's report.
-        diagnosis: what a guided network was told, else none.
+        diagnosis: what a guided network was told, "recognized" where a recognizer told it; else none.
+        guard: whether a recognizer could leave pictures, or their light, alone. Where the caller says what is
+            wrong, it is not asked.
+        recognizer_sha256: weights of the recognizer, where it was asked.
         data_sha256: over the lines "path sha256" of the files, sorted.
         commit: of the code, where it runs from its repository; "+changes" if files differ from it.
         version: of pellucid.
@@ -110,6 +114,8 @@ class Evaluation:
     device: str
     precision: str
     diagnosis: str | None
+    guard: bool
+    recognizer_sha256: str | None
     data_sha256: str
     commit: str | None
     version: str
@@ -154,6 +160,14 @@ class Evaluation:
         return min(picture.output.psnr for picture in self.pictures)
 
     @property
+    def told(self) -> str:
+        """What the network was told, and by whom, as ", told haze"; empty if there was nobody but it."""
+        if self.diagnosis != RECOGNIZED and not self.guard:
+            return f", told {self.diagnosis}" if self.diagnosis else ""
+        did = ["kind recognized"] * (self.diagnosis == RECOGNIZED) + ["guarded"] * self.guard
+        return f", {' and '.join(did)} by recognizer {(self.recognizer_sha256 or 'unknown')[:16]}"
+
+    @property
     def code(self) -> str:
         """The commit, shortened, or the version where it is not known."""
         commit, plus, changes = (self.commit or "").partition("+")
@@ -167,6 +181,8 @@ class Evaluation:
             "data_sha256": self.data_sha256,
             "model": self.model,
             "weights_sha256": self.weights_sha256,
+            "guard": self.guard,
+            "recognizer_sha256": self.recognizer_sha256,
             "commit": self.commit,
             "version": self.version,
             "seed": self.seed,
@@ -200,6 +216,10 @@ def summarize(
     leak = LeakCheck(
         None if known is None else len(known), len(scores), tuple(s.name for s in scores if s.trained_on)
     )
+    guarded, told, recognizer = False, False, None
+    if isinstance(restorer, TorchRestorer) and diagnosis is None and restorer.recognizes:
+        guarded, told = restorer.guard, restorer.spec.guided
+        recognizer = restorer.recognizer.weights_sha256 if guarded or told else None
     return Evaluation(
         n=len(scores),
         input=Scores(psnr.input.mean, ssim.input.mean),
@@ -211,7 +231,9 @@ def summarize(
         weights_sha256=report.weights_sha256,
         device=report.device,
         precision=report.precision,
-        diagnosis=diagnosis,
+        diagnosis=RECOGNIZED if told else diagnosis,
+        guard=guarded,
+        recognizer_sha256=recognizer,
         data_sha256=data_sha256,
         commit=code_commit(),
         version=__version__,

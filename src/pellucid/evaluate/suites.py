@@ -151,10 +151,12 @@ class SuiteResult:
         """What a reader of the table must know, in sentences."""
         notes: list[str] = []
         if self.guided:
+            recognizer = next((one.recognizer_sha256 for one in self.recognized.values()), None) or "unknown"
             notes.append(
                 f"{self.model} is guided and was told the true kind of each set"
                 + (
-                    "; in the row 'kind recognized', what the recognizer found in each picture."
+                    f"; in the row 'kind recognized', what the recognizer ({recognizer[:16]}) found in each "
+                    "picture."
                     if self.recognized
                     else ". A row with the kind recognized is left out: no recognizer is there."
                 )
