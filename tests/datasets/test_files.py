@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pellucid.datasets._files import picture_size, pixels_of, walk
+from pellucid.datasets.files import picture_size, pixels_of, walk
 from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pellucid import write_image
@@ -131,6 +132,30 @@ def test_bad_folders_are_refused(pairs, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no pictures"):
         evaluate_denoising(IdentityRestorer(), tmp_path / "empty", 25)
+
+
+def test_bitmaps_are_measured_like_their_copies(pairs):
+    expected = evaluate_pairs(IdentityRestorer(), pairs)
+    for path in [*(pairs / "clean").iterdir(), *(pairs / "degraded").iterdir()]:
+        with Image.open(path) as copy:
+            copy.save(path.with_name(f"{path.stem}.BMP"), "BMP")
+        path.unlink()
+    found = evaluate_pairs(IdentityRestorer(), pairs)
+    assert (found.input, found.n, found.pictures[0].name) == (expected.input, 2, "a.BMP")
+    noisy = evaluate_denoising(IdentityRestorer(), pairs, 25)
+    assert noisy.n == 2
+
+
+def test_pictures_that_can_not_be_read_are_not_left_out_in_silence(pairs):
+    (pairs / "clean" / "notes.txt").write_text("no picture")
+    (pairs / "clean" / ".thumb.gif").write_bytes(b"GIF8")
+    assert evaluate_pairs(IdentityRestorer(), pairs).n == 2
+    for side in ("degraded", "clean"):
+        (pairs / side / "c.PPM").write_bytes(b"P6")
+    with pytest.raises(InputError, match=r"can't be read here: c.PPM; expected .* Convert them to PNG"):
+        evaluate_pairs(IdentityRestorer(), pairs)
+    with pytest.raises(InputError, match=r"can't be read here: c.PPM"):
+        evaluate_denoising(IdentityRestorer(), pairs, 25)
 
 
 def test_unequal_and_tiny_pictures_are_refused(pairs):

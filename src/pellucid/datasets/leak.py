@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.datasets._files import SUFFIXES, check_regular, picture_size, pixels_of, walk
+from pellucid.datasets.files import SUFFIXES, check_regular, picture_size, pixels_of, walk
 from pellucid.errors import InputError, LeakError, PellucidError
 
 PathLike = str | os.PathLike[str]

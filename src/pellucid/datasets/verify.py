@@ -16,8 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pellucid.datasets._files import check_regular, picture_size, pixels_of, walk
 from pellucid.datasets._manifest import Layout, Manifest, Size, fields, load_manifest, plain
+from pellucid.datasets.files import check_regular, picture_size, pixels_of, walk
 from pellucid.errors import InputError, PellucidError, UnknownNameError
 from pellucid.registry import unknown_name
 

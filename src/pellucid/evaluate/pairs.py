@@ -6,6 +6,7 @@ seed is the picture's file name without suffix, so that a picture gets the same 
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +18,26 @@ from torch import Tensor
 from pellucid import metrics
 from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE
+from pellucid.datasets.files import SUFFIXES, pixels_of
 from pellucid.errors import InputError
 from pellucid.evaluate import protocols
 from pellucid.evaluate.leaks import trained_on
 from pellucid.evaluate.protocols import Protocol
 from pellucid.evaluate.scores import Change, Evaluation, PictureScores, Scores, hash_listing, summarize
 from pellucid.image import ImageBuffer
-from pellucid.image_io import IMAGE_SUFFIXES, read_image
+from pellucid.image_io import read_image
 from pellucid.metrics import Measure
 from pellucid.restorer import Restorer, TorchRestorer
 
 Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
 # Called with each picture's scores and its degraded, restored and clean pixels, as they were compared.
 Witness = Callable[[PictureScores, Tensor, Tensor, Tensor], None]
+
+
+# Of pictures that can't be read here: left out in silence, a set would be smaller than it looks.
+_UNREAD = re.compile(
+    r"\.(arw|cr[23]|dng|exr|gif|hdr|hei[cf]|j2k|jfif|jp[2e]|jxl|nef|p[bfgnp]m|psd|svg|tga)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,8 @@ def evaluate_pairs(
         witness: called with each picture's scores and pixels.
 
     Raises:
-        InputError: a folder is missing or empty, names have no partner, or sizes differ.
+        InputError: a folder is missing or empty, or holds pictures that can't be read here; names have no
+            partner, or sizes differ.
         UnknownNameError: no such protocol or measure.
     """
     return evaluate_pictures(
@@ -122,7 +131,8 @@ def evaluate_denoising(
         seed: of the noise, together with the file names, and of the resampling.
 
     Raises:
-        InputError: a folder is missing or empty, or sigma is out of range.
+        InputError: a folder is missing or empty, or holds pictures that can't be read here; or sigma is out
+            of range.
         UnknownNameError: no such protocol or measure.
     """
     return evaluate_pictures(
@@ -172,13 +182,13 @@ def evaluate_pictures(
     def read() -> Iterable[tuple[str, Tensor, Tensor]]:
         for name, (degraded_name, clean_name) in pictures.named().items():
             path = pictures.folder / clean_name
-            clean = read_image(path).pixels
+            clean = _read(path)
             if sigma is not None:
                 clean = _prepared(clean, path, how)
                 yield name, add_noise(clean, sigma, path.stem, seed), clean
             elif degraded_name is not None:
                 source = pictures.folder / degraded_name
-                degraded = read_image(source).pixels
+                degraded = _read(source)
                 _refuse_sizes(name, pictures.folder, degraded, clean)
                 yield name, _prepared(degraded, source, how), _prepared(clean, path, how)
 
@@ -285,7 +295,8 @@ def list_pairs(data: str | os.PathLike[str]) -> PictureSet:
     """The pairs of `data/degraded` and `data/clean`, by the same stems.
 
     Raises:
-        InputError: a folder is missing or empty, or names have no partner.
+        InputError: a folder is missing or empty, or holds pictures that can't be read here, or names have no
+            partner.
     """
     degraded, clean = (_pictures(Path(data) / side) for side in ("degraded", "clean"))
     lonely = [f"degraded/{degraded[stem].name}" for stem in degraded if stem not in clean]
@@ -304,11 +315,18 @@ def list_clean(data: str | os.PathLike[str]) -> PictureSet:
     """The pictures of `data/clean`, or of `data` itself.
 
     Raises:
-        InputError: the folder is missing or empty.
+        InputError: the folder is missing or empty, or holds pictures that can't be read here.
     """
     folder = Path(data) / "clean"
     folder = folder if folder.is_dir() else Path(data)
     return PictureSet(folder, tuple((None, path.name) for path in _pictures(folder).values()))
+
+
+def _read(path: Path) -> Tensor:
+    """(3, H, W) in [0, 1]; also of a bitmap, which libvips does not read."""
+    if path.suffix.lower() != ".bmp":
+        return read_image(path).pixels
+    return pixels_of(path.read_bytes(), str(path)).permute(2, 0, 1).float() / 255
 
 
 def _prepared(pixels: Tensor, path: Path, protocol: Protocol) -> Tensor:
@@ -324,14 +342,22 @@ def _prepared(pixels: Tensor, path: Path, protocol: Protocol) -> Tensor:
 def _pictures(folder: Path) -> dict[str, Path]:
     """The pictures in `folder` by their stems."""
     try:
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+        files = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
         raise InputError(
             f"{folder} can't be listed: {error.strerror}. Expected DIR/degraded and DIR/clean, "
             "or clean pictures with --sigma."
         ) from error
+    if unread := [path.name for path in files if _UNREAD.fullmatch(path.suffix)]:
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        raise InputError(
+            f"{folder} holds pictures that can't be read here: {', '.join(unread[:5])}{more}; expected files "
+            f"ending in {', '.join(SUFFIXES)}. Convert them to PNG, or move them elsewhere."
+        )
     by_stem: dict[str, Path] = {}
-    for path in paths:
+    for path in files:
+        if path.suffix.lower() not in SUFFIXES:
+            continue
         if path.stem in by_stem:
             raise InputError(
                 f"{folder} holds both {by_stem[path.stem].name} and {path.name}; pairs go by the name "
@@ -339,5 +365,5 @@ def _pictures(folder: Path) -> dict[str, Path]:
             )
         by_stem[path.stem] = path
     if not by_stem:
-        raise InputError(f"{folder} holds no pictures; expected files ending in {', '.join(IMAGE_SUFFIXES)}.")
+        raise InputError(f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}.")
     return by_stem
