@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from pellucid import write_image
 from pellucid.arrays import image_from_array
 from pellucid.data import center_crop
-from pellucid.errors import InputError, UnknownNameError
+from pellucid.errors import InputError, UnknownNameError, UnreadableImageError
 from pellucid.evaluate import add_noise, evaluate_denoising, evaluate_pairs
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.metrics.psnr_y import psnr_y
@@ -165,6 +165,25 @@ def test_unequal_and_tiny_pictures_are_refused(pairs):
     write_image(image_from_array(picture(0, (9, 60))), pairs / "clean" / "a.png", overwrite=True)
     with pytest.raises(InputError, match="multiples of 16"):
         evaluate_denoising(IdentityRestorer(), pairs, 25)
+
+
+def test_what_can_not_be_measured_is_found_before_any_picture_is_restored(pairs):
+    """It would lose the scores of all before it."""
+    done = []
+
+    def count(*progress):
+        done.append(progress)
+
+    write_image(image_from_array(picture(1, (41, 60))), pairs / "degraded" / "b.x.tif", overwrite=True)
+    with pytest.raises(InputError, match=r"'b.x.tif' in .* has the sizes 60 x 41 and 52 x 41"):
+        evaluate_pairs(IdentityRestorer(), pairs, progress=count)
+    write_image(image_from_array(picture(1, (9, 60))), pairs / "clean" / "b.x.png", overwrite=True)
+    with pytest.raises(InputError, match=r"b.x.png is 60 x 9 pixels"):
+        evaluate_denoising(IdentityRestorer(), pairs, 25, progress=count)
+    (pairs / "clean" / "b.x.png").write_bytes((pairs / "clean" / "a.png").read_bytes()[:-20])
+    with pytest.raises(UnreadableImageError, match=r"b.x.png is cut short"):
+        evaluate_pairs(IdentityRestorer(), pairs, progress=count)
+    assert done == []
 
 
 def test_the_luma_protocol_takes_luma(pairs):

@@ -18,7 +18,7 @@ from torch import Tensor
 from pellucid import metrics
 from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE
-from pellucid.datasets.files import SUFFIXES, pixels_of
+from pellucid.datasets.files import SUFFIXES, picture_size, pixels_of
 from pellucid.errors import InputError
 from pellucid.evaluate import protocols
 from pellucid.evaluate.leaks import trained_on
@@ -180,17 +180,14 @@ def evaluate_pictures(
     how = protocols.get(protocol)
 
     def read() -> Iterable[tuple[str, Tensor, Tensor]]:
+        _check_sizes(pictures)
         for name, (degraded_name, clean_name) in pictures.named().items():
             path = pictures.folder / clean_name
-            clean = _read(path)
+            clean = how.prepare(_read(path))
             if sigma is not None:
-                clean = _prepared(clean, path, how)
                 yield name, add_noise(clean, sigma, path.stem, seed), clean
             elif degraded_name is not None:
-                source = pictures.folder / degraded_name
-                degraded = _read(source)
-                _refuse_sizes(name, pictures.folder, degraded, clean)
-                yield name, _prepared(degraded, source, how), _prepared(clean, path, how)
+                yield name, how.prepare(_read(pictures.folder / degraded_name)), clean
 
     n = len(pictures.pairs)
     scores = compare(restorer, read(), n, how, measures, diagnosis, progress, witness)
@@ -210,12 +207,28 @@ def evaluate_pictures(
     )
 
 
-def _refuse_sizes(name: str, folder: Path, degraded: Tensor, clean: Tensor) -> None:
-    if degraded.shape != clean.shape:
-        sizes = " and ".join(f"{p.shape[2]} x {p.shape[1]}" for p in (degraded, clean))
-        raise InputError(
-            f"The pair {name!r} in {folder} has the sizes {sizes}; expected one size. Crop them alike."
-        )
+def _check_sizes(pictures: PictureSet) -> None:
+    """Refuse, by the headers of the files, what would end an evaluation after hours.
+
+    Raises:
+        InputError: sizes differ, or a picture is too small.
+        UnreadableImageError, UnsupportedImageError: a file is no picture, or is cut short.
+    """
+    for name, pair in pictures.named().items():
+        sizes = {path: picture_size(pictures.folder / path) for path in pair if path is not None}
+        if len(set(sizes.values())) > 1:
+            both = " and ".join(f"{width} x {height}" for width, height in sizes.values())
+            raise InputError(
+                f"The pair {name!r} in {pictures.folder} has the sizes {both}; expected one size. Crop them "
+                "alike."
+            )
+        for path, (width, height) in sizes.items():
+            if min(width, height) < LEAST_SIDE:
+                raise InputError(
+                    f"{pictures.folder / path} is {width} x {height} pixels; expected sides of at least "
+                    f"{LEAST_SIDE}, since the papers' protocols crop to multiples of {LEAST_SIDE}. Leave it "
+                    "out."
+                )
 
 
 def add_noise(clean: Tensor, sigma: float, name: str, seed: int = 0) -> Tensor:
@@ -327,16 +340,6 @@ def _read(path: Path) -> Tensor:
     if path.suffix.lower() != ".bmp":
         return read_image(path).pixels
     return pixels_of(path.read_bytes(), str(path)).permute(2, 0, 1).float() / 255
-
-
-def _prepared(pixels: Tensor, path: Path, protocol: Protocol) -> Tensor:
-    _, height, width = pixels.shape
-    if min(height, width) < LEAST_SIDE:
-        raise InputError(
-            f"{path} is {width} x {height} pixels; expected sides of at least {LEAST_SIDE}, since the "
-            f"papers' protocols crop to multiples of {LEAST_SIDE}. Leave it out."
-        )
-    return protocol.prepare(pixels)
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
