@@ -73,6 +73,14 @@ def test_the_commit_is_known_in_the_codes_own_repository(package):
     commit = code_commit()
     assert commit is not None
     assert len(commit) == 40
+    (package / "network.py").write_text("")
+    code_commit.cache_clear()
+    assert code_commit() == f"{commit}+changes"  # new, and perhaps what was measured
+    (package / ".gitignore").write_text("*")
+    code_commit.cache_clear()
+    assert code_commit() == commit
+    (package / ".gitignore").unlink()
+    (package / "network.py").unlink()
     (package / "__init__.py").write_text("changed = 1")
     code_commit.cache_clear()
     assert code_commit() == f"{commit}+changes"

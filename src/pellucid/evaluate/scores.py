@@ -96,7 +96,7 @@ class Evaluation:
             wrong, it is not asked.
         recognizer_sha256: weights of the recognizer, where it was asked.
         data_sha256: over the lines "path sha256" of the files, sorted.
-        commit: of the code, where it runs from its repository; "+changes" if files differ from it.
+        commit: of the code, where it runs from its repository; "+changes" if files differ, or are new.
         version: of pellucid.
         seed: of noise and resampling.
         leak: whether test pictures were trained on.
@@ -267,7 +267,10 @@ def hash_listing(hashes: dict[str, str]) -> str:
 
 @cache
 def code_commit() -> str | None:
-    """The commit that pellucid runs from, "+changes" behind it if its files differ; none outside git."""
+    """The commit that pellucid runs from, "+changes" behind it if its files differ, or new ones lie there.
+
+    None outside git.
+    """
     package = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str | None:
@@ -286,7 +289,8 @@ def code_commit() -> str | None:
     # Installed into an environment that lies inside some other repository, that one's commit says nothing.
     if git("ls-files", "__init__.py") != "__init__.py" or (commit := git("rev-parse", "HEAD")) is None:
         return None
-    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no", ".") else "")
+    # A new file may be a new network; what git ignores stays out.
+    return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=normal", ".") else "")
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
