@@ -105,6 +105,17 @@ def test_a_test_picture_among_the_shards_is_refused_unless_allowed(run, shards: 
     assert "leak check: 1 of 1 test pictures are training pictures: " in result.err
 
 
+def test_a_test_picture_saved_again_is_refused(run, shards: Path, tmp_path: Path) -> None:
+    """As evaluate would find it among the training pictures, after the training."""
+    rows = json.loads((shards / "manifest.json").read_text())["files"]
+    used = next(row["path"] for row in rows if row["split"] == "train" and row["role"] == "clean")
+    with Image.open(shards / used) as picture:
+        picture.convert("RGB").resize((84, 72)).save(tmp_path / "test.jpg", quality=70)
+    result = run("train", "smoke", "--data", shards, "--run", tmp_path / "run", "--test", tmp_path)
+    assert result.code == 2
+    assert "1 of 1 test pictures are training pictures: " in result.err and f"{used} (near)" in result.err
+
+
 def test_of_data_sets_only_the_training_files_are_compared(run, tmp_path: Path) -> None:
     """Test pictures below the same root are no leak; those in the training folder are."""
     for i in (1, 2):

@@ -121,14 +121,23 @@ def _is_first() -> bool:
 
 
 def _check_leaks(sources: set[str], data: Path, test: list[Path], allow_leak: bool) -> None:
-    """Compare what training reads with the test pictures, and say what came out."""
+    """Compare what training reads with the test pictures, as near as evaluate will, and say what came out."""
     from pellucid import datasets
-    from pellucid.cli._shared import say
-    from pellucid.datasets.leak import refuse_leaks
+    from pellucid.cli._shared import progress_bar, say
+    from pellucid.datasets.leak import NEAR, refuse_leaks
     from pellucid.datasets.verify import find_pairs
 
     training: list[Path] = []
     for source in sorted(sources & set(datasets.names())):
         root = data / source if (data / source).is_dir() else data
         training += [root / path for pair in find_pairs(source, root, "train") for path in pair if path]
-    say(f"leak check: {refuse_leaks(training or [data], test, allow_leak=allow_leak)}")
+    with progress_bar() as bar:
+        row = bar.add_task("Comparing", total=None)
+        report = refuse_leaks(
+            training or [data],
+            test,
+            allow_leak=allow_leak,
+            near=NEAR,
+            progress=lambda done, total: bar.update(row, completed=done, total=total),
+        )
+    say(f"leak check: {report}")

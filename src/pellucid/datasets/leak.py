@@ -145,18 +145,19 @@ def refuse_leaks(
     *,
     allow_leak: bool = False,
     near: int | None = None,
+    progress: Progress | None = None,
 ) -> LeakReport:
     """Refuse training pictures that hold a test picture; for whoever is about to train.
 
     Args:
-        train, test, near: as in `find_leaks`.
+        train, test, near, progress: as in `find_leaks`.
         allow_leak: give the report in any case.
 
     Raises:
         LeakError: test pictures are among the training pictures.
         InputError: pictures that can't be read, so that they can't be ruled out.
     """
-    report = find_leaks(train, test, near=near)
+    report = find_leaks(train, test, near=near, progress=progress)
     if report.leaks and not allow_leak:
         raise LeakError(f"{str(report)[0].upper()}{str(report)[1:]}. Remove them, or say --allow-leak.")
     if report.unread and not allow_leak:
