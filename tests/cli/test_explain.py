@@ -93,6 +93,20 @@ def test_wrong_calls_end_in_a_sentence(run, options, photo, tmp_path, monkeypatc
     assert "Traceback" not in result.err
 
 
+def test_an_exported_file_says_that_it_hides_its_routing(run, photo, tiny_checkpoints, tmp_path):
+    """It would pass for a network without routers."""
+    assert run("export", tiny_checkpoints["daair_s"], "-o", tmp_path).code == 0
+    model = ("--model", tmp_path / "daair_s.onnx")
+    result = run("explain", photo, *model, "--json")
+    assert (result.code, json.loads(result.out)["routing"]) == (0, None)
+    assert "such a file shows neither its routing nor" in result.err
+    (tmp_path / "kinds").mkdir()
+    result = run("explain", tmp_path / "kinds", *model)
+    assert (result.code, result.out) == (2, "")
+    assert "run by onnxruntime, which does not show its routing" in result.err
+    assert "shows neither" not in run("explain", photo, "--model", tiny_checkpoints["daair_s"]).err
+
+
 def test_a_guided_network_wants_its_prompt(run, photo, tmp_path, monkeypatch):
     import torch
 

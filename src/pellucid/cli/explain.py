@@ -81,6 +81,11 @@ def explain(
     precision = precision_of_scores(model, precision) if whole else precision
     restorer = load_restorer(model, device, precision, memory)
     say(describe(restorer.describe()))
+    if restorer.engine is not None and not whole:
+        say(
+            f"{restorer.name} was exported, and such a file shows neither its routing nor what its prompts "
+            "do: explain the weights for that."
+        )
     if image is None:
         explained = _tabulated(restorer, photo, shards, limit, crop)
         lines, draw = _table_lines(explained), lambda: draw_routing_table(explained)

@@ -76,8 +76,8 @@ class PromptComparison:
 
 
 def perturbs(restorer: TorchRestorer) -> bool:
-    """Whether the network has perturbation blocks."""
-    return has(restorer.network, PerturbationBlock)
+    """Whether the network has perturbation blocks that show: an engine has no hooks."""
+    return restorer.engine is None and has(restorer.network, PerturbationBlock)
 
 
 def compare_prompts(restorer: TorchRestorer, degraded: Tensor, told: str) -> PromptComparison:

@@ -46,8 +46,8 @@ class Choice:
 
 
 def routes(restorer: TorchRestorer) -> bool:
-    """Whether the network has routers."""
-    return has(restorer.network, Router)
+    """Whether the network has routers that show: an engine has no hooks."""
+    return restorer.engine is None and has(restorer.network, Router)
 
 
 def watching_routers(
@@ -164,7 +164,7 @@ def explain_shards(
         progress: called with the pictures done.
 
     Raises:
-        InputError: no routers, a limit or crop that can't be, or fewer than two kinds.
+        InputError: no routers, or none that show, a limit or crop that can't be, or fewer than two kinds.
         RecipeError, UnreadableImageError: `root` is no whole shard folder.
     """
     _check(restorer, limit, crop)
@@ -185,8 +185,8 @@ def explain_folders(
     """The table over a folder whose sub-folders hold the pictures of one kind each; see `explain_shards`.
 
     Raises:
-        InputError: no routers, a limit or crop that can't be, fewer than two sub-folders with pictures, or a
-            picture that can't be used.
+        InputError: no routers, or none that show, a limit or crop that can't be, fewer than two sub-folders
+            with pictures, or a picture that can't be used.
     """
     _check(restorer, limit, crop)
     try:
@@ -213,6 +213,11 @@ def explain_folders(
 
 
 def _check(restorer: TorchRestorer, limit: int, crop: int) -> None:
+    if restorer.engine is not None:
+        raise InputError(
+            f"{restorer.name} is run by {restorer.engine.name}, which does not show its routing; expected a "
+            "network that torch runs. Give the weights (.safetensors), not an exported file."
+        )
     if not routes(restorer):
         raise InputError(
             f"{restorer.name} has no routers, so there is no table of kinds against experts. "
