@@ -314,3 +314,17 @@ def test_a_network_whose_prompts_the_recognizer_does_not_know_must_be_told():
     oracle = Recognizer(Oracle(rain=2.0))
     with pytest.raises(InputError, match="must be told what is wrong"):
         toy(Toy(config), GUIDED, recognizer=oracle)(torch.rand(3, 40, 50))
+
+
+def test_weights_of_a_run_are_called_as_their_recipe(small_weights, tmp_path):
+    """Every training calls its file weights.safetensors."""
+    checkpoint = Checkpoint.read(small_weights)
+    for recipe, stem, expected in (
+        ({"name": "daair.rain"}, "weights", "daair.rain"),
+        ({"name": "daair.rain"}, "mine", "mine"),
+        ({"name": "../elsewhere"}, "weights", "weights"),
+        (None, "weights", "weights"),
+    ):
+        file = tmp_path / f"{stem}.safetensors"
+        replace(checkpoint, provenance={"recipe": recipe}).write(file)
+        assert load(file, device="cpu", precision="float32").describe().model == expected

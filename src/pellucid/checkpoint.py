@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,19 @@ class Checkpoint:
                 "provenance. Get the file again."
             )
         return cls(model, config, tensors, provenance)
+
+    def named(self, stem: str) -> str:
+        """What the weights of a file are called: by its stem, or by their recipe where that is "weights".
+
+        Every training calls its file so, which tells nothing in a report. A name that could lead out of a
+        folder is not taken.
+        """
+        recipe: Any = self.provenance.get("recipe")
+        try:
+            name = str(recipe["name"])
+        except (TypeError, LookupError):
+            return stem
+        return name if stem == "weights" and re.fullmatch(r"[\w. -]+", name) else stem
 
     def write(self, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write the file beside its target, then rename it into place.

@@ -167,7 +167,7 @@ class Recognizer:
                 f"Take {DEFAULT}."
             )
         sha256 = file.sha256 or hash_file(file.path)
-        return cls(checkpoint.build(), name=file.name, weights_sha256=sha256, device=device)
+        return cls(checkpoint.build(), name=checkpoint.named(file.name), weights_sha256=sha256, device=device)
 
     def __call__(self, picture: Picture) -> Diagnosis:
         """What one picture shows.

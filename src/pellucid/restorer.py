@@ -448,7 +448,7 @@ def load(
     restorer = TorchRestorer(
         checkpoint.build(),
         spec,
-        name=file.name,
+        name=checkpoint.named(file.name),
         weights_sha256=file.sha256 or hash_file(file.path),
         provenance=checkpoint.provenance,
         device="cpu" if elsewhere and device is None else device,

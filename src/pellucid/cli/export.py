@@ -48,11 +48,10 @@ def export(
     from pellucid.restorer import load
 
     output.mkdir(parents=True, exist_ok=True)
-    name = Path(model).stem if model.endswith(".safetensors") else model
-    marked = name if precision is RunIn.FLOAT32 else f"{name}.{precision.value}"
+    restorer = load(model, device="cpu", precision="float32", guard=False)
+    marked = restorer.name if precision is RunIn.FLOAT32 else f"{restorer.name}.{precision.value}"
     target = output / f"{marked}{engines.FORMATS[to.value]}"
     engines.check_target(target, overwrite=overwrite)
-    restorer = load(model, device="cpu", precision="float32", guard=False)
     say(f"exporting {restorer.name}; this takes from half a minute to several")
     header = restorer.header(precision.value)
     exported = engines.export(restorer.network, restorer.spec, header, target, overwrite=overwrite)

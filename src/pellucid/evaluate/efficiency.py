@@ -109,7 +109,7 @@ def measure_efficiency(
         file = weights.find(model)
         checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
         spec = models.get(checkpoint.model)
-        config, name = spec.config_from(checkpoint.config), file.name
+        config, name = spec.config_from(checkpoint.config), checkpoint.named(file.name)
     if not spec.restores:
         raise InputError(
             f"{name} restores nothing, and looks at a few crops whatever the size; expected a network that "
