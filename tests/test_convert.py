@@ -505,6 +505,14 @@ def test_command_asks_for_codes(source, target):
     assert not target.exists()
 
 
+def test_command_looks_at_the_file_before_it_asks_for_codes(target, tmp_path):
+    result = run(tmp_path / "absent.pth", "-o", target)
+    assert "absent.pth can't be read: No such file or directory" in str(result.exception)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    result = run(tmp_path / "picture.png", "-o", target)
+    assert "picture.png is neither a PyTorch file nor whole safetensors" in str(result.exception)
+
+
 def test_command_passes_errors_on(codes, target, tmp_path):
     (tmp_path / "notes.txt").write_text("just a text, which is no checkpoint")
     result = run(tmp_path / "notes.txt", "-o", target, "--prompt-codes", codes)

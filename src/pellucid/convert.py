@@ -69,13 +69,14 @@ def convert_file(
             f"{model} has no foreign weights to convert; only dfpir has. Sizes are read from the file: "
             "use --model dfpir."
         )
+    inputs = [source] if prompt_codes is None or prompt_codes == "clip" else [source, Path(prompt_codes)]
+    _check_target(target, inputs, overwrite)
+    state_dict = read_state_dict(source)
     if prompt_codes is None:
         raise InputError(
             "DFPIR's weights alone don't say how a prompt shuffles; the prompts' text codes are needed too. "
             "Give them with --prompt-codes CODES.safetensors, or compute them with --prompt-codes clip."
         )
-    _check_target(target, [source] if prompt_codes == "clip" else [source, Path(prompt_codes)], overwrite)
-    state_dict = read_state_dict(source)
     codes, names = clip_codes() if prompt_codes == "clip" else read_codes(prompt_codes)
     converted = convert_dfpir(state_dict, codes, names)
     origin = {"file": source.name, "sha256": hash_file(source)}

@@ -20,8 +20,12 @@ def test_times_are_printed_with_what_they_were_taken_on(run, small_weights):
     assert " MB" in result.out
 
 
-def test_wrong_calls_end_in_a_sentence(run):
+def test_wrong_calls_end_in_a_sentence(run, tmp_path):
     result = run("efficiency", "--model", "daair_s", "--size", 100)
     assert (result.code, result.out) == (2, "")
     assert "takes multiples of 16" in result.err
     assert run("efficiency", "--model", "nothing").code == 2
+    (tmp_path / "daair_s.onnx").write_bytes(b"exported")
+    result = run("efficiency", "--model", tmp_path / "daair_s.onnx")
+    assert (result.code, result.out) == (2, "")
+    assert "daair_s.onnx is an exported file, whose steps can't be counted" in result.err

@@ -197,6 +197,7 @@ def test_shards_give_the_rows_of_the_results_folder(run, options, shards, tmp_pa
         (("--shards", ".", "--prompt", "rain"), "--prompt does not go with --shards"),
         (("--data", ".", "--report", "a.html"), "--report was given without --suite"),
         (("--data", ".", "--limit", 3), "--limit was given without --shards"),
+        (("--data", ".", "--results", "mine"), "--results was given without --shards"),
         (("--data", ".", "--protocol", "papers_y"), "Did you mean papers-y"),
         (("--data", ".", "--measure", "niq"), "Did you mean niqe"),
         (("--data", ".", "--suite", "3task", "--report", "a.pdf"), "names no kind of report"),

@@ -50,8 +50,9 @@ def evaluate(
         Path | None, typer.Option(help="With --suite: write the report to this .md, .csv or .html.")
     ] = None,
     results: Annotated[
-        Path, typer.Option(help="With --shards: folder in which <weights>.csv is written.")
-    ] = Path("results"),
+        Path | None,
+        typer.Option(help="With --shards: folder in which <weights>.csv is written. Default: results."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     guard: Annotated[
         bool,
@@ -70,7 +71,7 @@ def evaluate(
     PSNR and SSIM by a named protocol, means over pictures with 95% bootstrap intervals. Every result carries
     protocol, hashes of data and weights, the code's commit, and the seed. See docs/evaluation.md.
     """
-    _refuse_wrong_options(data, shards, suite, sigma, prompt, limit, report)
+    _refuse_wrong_options(data, shards, suite, sigma, prompt, limit, report, results)
     from pellucid.cli._shared import describe, load_restorer, precision_of_scores, say
     from pellucid.evaluate import protocols
     from pellucid.evaluate.pairs import choose_measures
@@ -91,6 +92,7 @@ def evaluate(
     options: dict[str, Any] = {"protocol": protocol, "measures": measure or (), "seed": seed}
     shown = _Shown(csv=csv, overwrite=overwrite, per_image=per_image, as_json=as_json)
     if shards is not None:
+        results = results or Path("results")
         if results.exists() and not results.is_dir():
             raise InputError(f"{results} is a file; --results expects a folder. Name another.")
         target = results / f"{restorer.name}.csv"
@@ -115,6 +117,7 @@ def _refuse_wrong_options(
     prompt: str | None,
     limit: int | None,
     report: Path | None,
+    results: Path | None,
 ) -> None:
     if (data is None) == (shards is None):
         found = "Neither" if data is None else "Both"
@@ -136,6 +139,10 @@ def _refuse_wrong_options(
         )
     if limit is not None and shards is None:
         raise InputError("--limit was given without --shards, whose pictures it counts. Leave it out.")
+    if results is not None and shards is None:
+        raise InputError(
+            "--results was given without --shards, whose rows are written there. Leave it out, or take --csv."
+        )
 
 
 class _Shown:

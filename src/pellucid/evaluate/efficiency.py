@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pellucid import compute, models, weights
 from pellucid.checkpoint import Checkpoint
+from pellucid.engines import EXPORTED_SUFFIXES
 from pellucid.errors import InputError
 from pellucid.evaluate.pairs import prompts_of
 from pellucid.image import ImageBuffer
@@ -99,7 +100,7 @@ def measure_efficiency(
         device, precision: as for `pellucid.load`.
 
     Raises:
-        InputError: a size that does not fit, runs below 0, or no such device.
+        InputError: an exported file, a size that does not fit, runs below 0, or no such device.
         UnknownNameError: no such model.
     """
     if model in models.names():
@@ -107,6 +108,11 @@ def measure_efficiency(
         config, name = spec.config, model
     else:
         file = weights.find(model)
+        if file.path.suffix in EXPORTED_SUFFIXES:
+            raise InputError(
+                f"{file.path} is an exported file, whose steps can't be counted; expected weights. "
+                "Give the .safetensors that it was exported from."
+            )
         checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
         spec = models.get(checkpoint.model)
         config, name = spec.config_from(checkpoint.config), checkpoint.named(file.name)
