@@ -57,4 +57,6 @@ def test_files_of_tokens(tmp_path):
 def test_hosts():
     assert "127.0.0.1" in Access().allowed_hosts
     assert not Access(tokens=TOKENS).allowed_hosts
-    assert Access(tokens=TOKENS, hosts=("a.example",)).allowed_hosts == {"a.example"}
+    for how in ({}, {"tokens": TOKENS}, {"public": True}):
+        access = Access(hosts=("a.example",), **how)  # one more: a check of the machine's own still gets in
+        assert access.allowed_hosts == {"localhost", "127.0.0.1", "[::1]", "a.example"}

@@ -70,7 +70,8 @@ class Access:
         tokens: one of them must come with every request; none: everybody is let in.
         public: listen on other addresses than loopback without a token.
         origins: of web pages that may call (`https://example.org`); by default none but the door's own.
-        hosts: names by which it may be called; by default loopback's own if there is no token, else all.
+        hosts: names by which it may be called besides loopback's own and `host`; without any, these are all
+            that may if there is no token, else every name may.
     """
 
     host: str = "127.0.0.1"
@@ -87,9 +88,9 @@ class Access:
         Without a token only the address protects what listens on loopback, and a web page can give a name of
         its own that address (DNS rebinding).
         """
-        if self.hosts or self.tokens or self.public:
-            return frozenset(self.hosts)
-        return frozenset((*LOOPBACK_NAMES, self.host.lower()))
+        if not self.hosts and (self.tokens or self.public):
+            return frozenset()
+        return frozenset((*LOOPBACK_NAMES, self.host.lower(), *self.hosts))
 
     def check_host(self, host: str) -> None:
         """Refuse a request by its header `Host`.
