@@ -28,6 +28,15 @@ def test_only_loopbacks_names_and_no_other_origin(running):
     assert get(running.url, Origin=running.url).status_code == 200
 
 
+def test_behind_a_proxy_with_tls(serve):
+    seen = {"Host": "photos.example", "X-Forwarded-Proto": "https", "Origin": "https://photos.example"}
+    access = Access(port=0, origins=("https://photos.example",), hosts=("photos.example",))
+    with serve(access) as one:
+        reply = get(f"{one.url}/config", **seen)
+        assert (reply.status_code, reply.json()["root"]) == (200, "https://photos.example")
+        assert get(one.url, **seen | {"Origin": "https://elsewhere.example"}).status_code == 403
+
+
 def test_a_browser_is_told_to_ask_nobody_else(running):
     reply = get(running.url)
     policy = reply.headers["content-security-policy"]

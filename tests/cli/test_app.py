@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from pellucid.cli._shared import TOKEN_VARIABLE
+from pellucid.cli.app import app
+from pellucid.errors import InputError
 
 
 def start(tmp_path, *options: str, **environment: str) -> subprocess.Popen[str]:
@@ -36,6 +38,19 @@ def test_what_is_refused(options, environment, told, tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2 and told in stderr and "Traceback" not in stderr
     assert not list((tmp_path / "tmp").glob("pellucid-app-*"))
+
+
+def test_who_may_come_in_is_as_the_options_say(monkeypatch):
+    asked = []
+
+    def listen(access):
+        asked.append(access)
+        raise InputError("That is enough.")
+
+    monkeypatch.setattr("pellucid.access.listen", listen)
+    with pytest.raises(InputError, match="enough"):
+        app(allow_origin=["https://photos.example"], allow_host=["Photos.example"])
+    assert asked[0].origins == ("https://photos.example",) and "photos.example" in asked[0].allowed_hosts
 
 
 def test_a_stop_leaves_nothing_behind(tmp_path):

@@ -52,6 +52,9 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="Weights to offer, several if repeated; the first is the default."),
 ]
+AllowOrigin = Annotated[
+    list[str] | None, typer.Option(help="Origin of web pages that may use it; repeat for several.")
+]
 AllowHost = Annotated[
     list[str] | None, typer.Option(help="Name by which it may be called; repeat for several.")
 ]

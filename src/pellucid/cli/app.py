@@ -8,6 +8,7 @@ import typer
 
 from pellucid.cli._shared import (
     AllowHost,
+    AllowOrigin,
     Device,
     EngineName,
     Host,
@@ -38,6 +39,7 @@ def app(
     engine: EngineName = "torch",
     token_file: TokenFile = None,
     public: Public = False,
+    allow_origin: AllowOrigin = None,
     allow_host: AllowHost = None,
     max_pixels: Annotated[
         int | None,
@@ -55,7 +57,7 @@ def app(
 
     largest, tokens = parse_size(max_bytes), given_tokens(token_file)
     hosts = tuple(name.lower() for name in allow_host or ())
-    access = Access(host, port, tokens, public, hosts=hosts)
+    access = Access(host, port, tokens, public, tuple(allow_origin or ()), hosts)
     with listen(access) as bound:  # refused before anything is loaded
         try:
             import gradio

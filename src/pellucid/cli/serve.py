@@ -9,6 +9,7 @@ import typer
 from pellucid.cli._shared import (
     Actor,
     AllowHost,
+    AllowOrigin,
     Device,
     EngineName,
     Host,
@@ -41,9 +42,7 @@ def serve(
     engine: EngineName = "torch",
     token_file: TokenFile = None,
     public: Public = False,
-    allow_origin: Annotated[
-        list[str] | None, typer.Option(help="Origin of web pages that may use it; repeat for several.")
-    ] = None,
+    allow_origin: AllowOrigin = None,
     allow_host: AllowHost = None,
     max_bytes: Annotated[str, typer.Option(help="Of a request's body.")] = "64MB",
     max_pixels: Annotated[int, typer.Option(min=1, help="Width times height of a picture.")] = 50_000_000,
