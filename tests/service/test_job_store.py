@@ -34,7 +34,8 @@ def test_the_way_of_a_job(store, tmp_path):
     assert store.picture(first.id) == b"1"
     store.finish(first.id, b"restored", {"tiles": 1})
     done = store.find(first.id)
-    assert (done.state, done.report, store.result(first.id)) == ("done", {"tiles": 1}, b"restored")
+    with store.result(first.id) as result:
+        assert (done.state, done.report, result.read()) == ("done", {"tiles": 1}, b"restored")
     assert store.begin().id == second.id
     assert store.begin() is None
     store.fail(second.id, PROBLEM)

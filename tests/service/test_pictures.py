@@ -210,7 +210,7 @@ def test_a_slow_upload_is_ended(serve, picture, until):
     with serve(upload_seconds=0.2) as one, one.client() as client:
         reply = client.post("/v1/restore", content=slow(), headers=PNG)
         assert (reply.status_code, reply.json()["type"]) == (408, "urn:pellucid:problem:slow-upload")
-        until(lambda: one.service.uploads.taken == 0)
+        until(lambda: one.service.pictures.taken == 0)
 
 
 def test_overload_and_time_and_clients_that_go(serve, picture, until):

@@ -1,5 +1,6 @@
 import json
 import logging
+import socket
 
 import pytest
 
@@ -85,6 +86,36 @@ def test_the_log_holds_requests_and_no_secrets(guarded, caplog, until):
     line = next(one for one in lines if one["event"] == "request")
     assert (line["request_id"], line["path"], line["status"]) == ("my-id", "/v1/restore", 404)
     assert TOKEN not in json.dumps(lines)
+
+
+def ask_and_read_nothing(one, request: bytes) -> socket.socket:
+    """A connection whose reply has begun."""
+    lazy = socket.socket()
+    lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    lazy.connect(("127.0.0.1", int(one.url.rsplit(":", 1)[1])))
+    head, _, body = request.partition(b"\r\n\r\n")
+    lazy.sendall(head + b"\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert lazy.recv(12) == b"HTTP/1.1 200"
+    return lazy
+
+
+def test_who_does_not_read_holds_a_place_and_not_forever(serve, picture, until):
+    large = picture(size=(1600, 1600))  # 7.7 MB: more than the system takes off the service's hands
+    restore = b"POST /v1/restore?strength=0 HTTP/1.1\r\nContent-Type: image/png\r\n\r\n" + large
+    with serve(concurrency=1, send_seconds=3) as one, one.client() as client:
+        png = {"Content-Type": "image/png"}
+        job = client.post("/v1/jobs?strength=0", content=large, headers=png).headers["location"]
+        until(lambda: client.get(job).json()["state"] == "done")
+        for request in (restore, f"GET {job}/result HTTP/1.1\r\n\r\n".encode()):
+            with ask_and_read_nothing(one, request):
+                for refused in (
+                    client.get(f"{job}/result"),
+                    client.post("/v1/restore", content=picture(), headers=png),
+                ):
+                    assert (refused.status_code, "concurrency" in refused.json()["detail"]) == (429, True)
+                until(lambda: one.service.pictures.taken == 0)
+        for how in ("image/png", "multipart/mixed"):
+            assert large in client.get(f"{job}/result", headers={"Accept": how}).content
 
 
 def test_a_fault_of_our_own_is_a_problem_without_details(running, monkeypatch):

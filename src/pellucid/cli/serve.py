@@ -48,7 +48,7 @@ def serve(
     max_pixels: Annotated[int, typer.Option(min=1, help="Width times height of a picture.")] = 50_000_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a reply, waiting included.")] = 120,
     queue: Annotated[int, typer.Option(min=1, help="Pictures that wait or run; then comes 429.")] = 16,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests read at once; then comes 429.")] = 32,
+    concurrency: Annotated[int, typer.Option(min=1, help="Pictures read or sent at once; then a 429.")] = 32,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that decode and encode.")] = 2,
     worker_memory: Annotated[
         str | None, typer.Option(help="Of each of them. Default: by --max-pixels.", show_default=False)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pellucid.errors import InputError, OverloadedError, ReusedKeyError, StorageError
 
@@ -207,13 +207,13 @@ class JobStore:
         """
         return (self._inputs / name).read_bytes()
 
-    def result(self, name: str) -> bytes:
-        """What came out of a job that is done.
+    def result(self, name: str) -> BinaryIO:
+        """What came out of a job that is done, open: so it can be read to its end if the job is deleted.
 
         Raises:
             OSError: it is gone, since the job was deleted meanwhile.
         """
-        return (self._results / name).read_bytes()
+        return (self._results / name).open("rb")
 
     def finish(self, name: str, data: bytes, report: dict[str, Any]) -> None:
         """Keep the result of a running job.

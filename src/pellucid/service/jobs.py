@@ -85,16 +85,14 @@ async def create(
     service = state.of(request)
     if idempotency_key is not None and not re.fullmatch(r"[\x21-\x7e]+", idempotency_key):
         raise BadRequestError("The Idempotency-Key is empty or has characters other than visible ASCII.")
-    async with service.upload(request) as upload:
-        options = merge_options(options, upload.fields)
-        wanted = options.for_engine()
-        service.engine.check(wanted)
-        header = await service.engine.header(upload.data)
-        target, pixels = options.format or format_name(header.format), header.width * header.height
-        plain = options.model_dump(exclude={"format"})
-        job, new = await asyncio.to_thread(
-            service.store.add, upload.data, plain, target, pixels, idempotency_key
-        )
+    upload = await service.upload(request)
+    options = merge_options(options, upload.fields)
+    wanted = options.for_engine()
+    service.engine.check(wanted)
+    header = await service.engine.header(upload.data)
+    target, pixels = options.format or format_name(header.format), header.width * header.height
+    plain = options.model_dump(exclude={"format"})
+    job, new = await asyncio.to_thread(service.store.add, upload.data, plain, target, pixels, idempotency_key)
     service.runner.added()
     request.scope["log"] |= {"job": job.id, "pixels": pixels}
     status = 202 if new else 200
@@ -118,7 +116,9 @@ async def show(request: Request, job_id: JobId) -> JSONResponse:
     response_class=Response,
     responses={
         200: {"description": "The result, as Accept asks for it.", "content": replies.documented()},
-        **problems.documented(*_OF_ONE, NotAcceptableError, UnfinishedJobError, CanceledJobError),
+        **problems.documented(
+            *_OF_ONE, NotAcceptableError, UnfinishedJobError, CanceledJobError, OverloadedError
+        ),
         "default": {
             "description": "The job failed: its problem, with its status.",
             "content": {problems.MEDIA_TYPE: {"schema": problems.SCHEMA}},
@@ -138,10 +138,14 @@ async def result(request: Request, job_id: JobId) -> Response:
             f"The job is {job.state}; expected it to be done. Ask again, or follow its events.", retry_after=2
         )
     how, _ = replies.choose(request.headers.get("accept", ""), job.format, job.format)
+    state.hold(request, service.pictures.take())
     try:
-        data = await asyncio.to_thread(service.store.result, job.id)
+        file = state.hold(request, await asyncio.to_thread(service.store.result, job.id))
     except OSError as error:
         raise _unknown(job_id) from error
+    if how == "image":
+        return replies.stream(file, job.format)
+    data = await asyncio.to_thread(file.read)
     return replies.render(Restored(data, job.format, job.report), how)
 
 
@@ -163,7 +167,7 @@ async def events(request: Request, job_id: JobId) -> StreamingResponse:
     service = state.of(request)
     await _find(service, job_id)
     service.streams.check()
-    return StreamingResponse(_events(service, job_id), media_type="text/event-stream")
+    return StreamingResponse(_events(service, job_id), media_type=replies.EVENTS)
 
 
 async def _events(service: Service, job_id: str) -> AsyncGenerator[str]:

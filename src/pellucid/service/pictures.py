@@ -66,18 +66,18 @@ async def restore(request: Request, options: Annotated[RestoreOptions, Query()])
     with a JSON report before the image, or `application/json` with the image in base64.
     """
     service = state.of(request)
-    async with service.upload(request) as upload:
-        options = merge_options(options, upload.fields)
-        service.engine.check(options.for_engine())
+    upload = await service.upload(request)
+    options = merge_options(options, upload.fields)
+    service.engine.check(options.for_engine())
 
-        async def work() -> tuple[Restored, str]:
-            header = await service.engine.header(upload.data)
-            own = format_name(header.format)
-            how, target = replies.choose(request.headers.get("accept", ""), own, options.format)
-            request.scope["log"]["pixels"] = header.width * header.height
-            return await service.engine.restore(upload.data, options.for_engine(), target), how
+    async def work() -> tuple[Restored, str]:
+        header = await service.engine.header(upload.data)
+        own = format_name(header.format)
+        how, target = replies.choose(request.headers.get("accept", ""), own, options.format)
+        request.scope["log"]["pixels"] = header.width * header.height
+        return await service.engine.restore(upload.data, options.for_engine(), target), how
 
-        restored, how = await service.answer(request, work())
+    restored, how = await service.answer(request, work())
     request.scope["log"] |= {"model": restored.report["model"], "stages": restored.report["seconds"]}
     return replies.render(restored, how)
 
@@ -94,14 +94,12 @@ async def restore(request: Request, options: Annotated[RestoreOptions, Query()])
 async def diagnose(request: Request) -> JSONResponse:
     """Say which degradations a picture shows, how probable and how strong each is."""
     service = state.of(request)
-    async with service.upload(request) as upload:
-        if upload.fields:
-            raise BadRequestError(
-                f"The form has the field {next(iter(upload.fields))!r}; expected image only."
-            )
+    upload = await service.upload(request)
+    if upload.fields:
+        raise BadRequestError(f"The form has the field {next(iter(upload.fields))!r}; expected image only.")
 
-        async def work() -> dict[str, Any]:
-            await service.engine.header(upload.data)
-            return (await service.engine.diagnose(upload.data)).to_dict()
+    async def work() -> dict[str, Any]:
+        await service.engine.header(upload.data)
+        return (await service.engine.diagnose(upload.data)).to_dict()
 
-        return JSONResponse(await service.answer(request, work()))
+    return JSONResponse(await service.answer(request, work()))

@@ -1,11 +1,12 @@
 """What stands before every request: host, origin, token; request ids, security headers, log and counters."""
 
+import asyncio
 import contextlib
 import logging
 import re
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +18,7 @@ from pellucid.errors import PellucidError, UnauthorizedError
 from pellucid.service import problems
 from pellucid.service.logs import log
 from pellucid.service.metrics import Metrics
+from pellucid.service.replies import EVENTS, PIECE
 from pellucid.service.settings import Settings
 
 _OPEN = ("/healthz", "/readyz")  # a load balancer has no token
@@ -56,20 +58,31 @@ class Protection:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["request_id"], scope["log"] = request_id, {}
-        status, sent = 0, 0
+        status, sent, clock, latest, follows = 0, 0, asyncio.get_running_loop().time, 0.0, False
 
         async def send_on(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status, sent, latest, follows
             if message["type"] == "http.response.start":
-                status = message["status"]
-                self._complete(message, headers, request_id)
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
-            await send(message)
+                status, follows = message["status"], self._complete(message, headers, request_id) == EVENTS
+                latest = clock() + self.settings.send_seconds
+                await send(message)
+                return
+            if follows:  # it has no end that could be expected
+                latest = clock() + self.settings.send_seconds
+            try:
+                async with asyncio.timeout_at(latest):
+                    for piece in _pieces(message):
+                        await send(piece)  # waits while the client has not read what came before
+                        sent += len(piece["body"])
+            except TimeoutError as error:
+                scope["log"]["unread"] = True
+                raise ClientDisconnect from error
 
         try:
-            answer = self._refusal(scope, headers, request_id)
-            await (answer or self.app)(scope, receive, send_on)
+            with contextlib.ExitStack() as held:  # places, until the reply is sent
+                scope["held"] = held
+                answer = self._refusal(scope, headers, request_id)
+                await (answer or self.app)(scope, receive, send_on)
         except ClientDisconnect:
             status = status or 499
         except Exception as error:
@@ -103,8 +116,8 @@ class Protection:
             found = "A wrong token came" if token else "No token came"
             raise UnauthorizedError(f"{found}; expected the header 'Authorization: Bearer TOKEN'.")
 
-    def _complete(self, message: MutableMapping[str, Any], headers: Headers, request_id: str) -> None:
-        """Add the headers that every reply has."""
+    def _complete(self, message: MutableMapping[str, Any], headers: Headers, request_id: str) -> str:
+        """Add the headers that every reply has; its media type."""
         reply = MutableHeaders(raw=message["headers"])
         reply["X-Request-ID"] = request_id
         for name, value in _HEADERS.items():
@@ -118,6 +131,7 @@ class Protection:
                     reply[name] = value
             else:
                 reply["Access-Control-Expose-Headers"] = _CORS["Access-Control-Expose-Headers"]
+        return reply.get("content-type", "").partition(";")[0]
 
     def _record(self, scope: Scope, status: int, seconds: float, sent: int) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -138,3 +152,11 @@ class Protection:
             bytes_sent=sent,
             **scope["log"],
         )
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """A part of a body as small parts: the server keeps what it is given until the client has read it."""
+    body, more = message.get("body", b""), message.get("more_body", False)
+    for start in range(0, max(len(body), 1), PIECE):
+        end = start + PIECE
+        yield {**message, "body": body[start:end], "more_body": more or end < len(body)}

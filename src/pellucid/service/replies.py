@@ -2,16 +2,18 @@
 
 import base64
 import json
+import os
 import secrets
-from typing import Any
+from typing import Any, BinaryIO
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from pellucid.errors import NotAcceptableError
 from pellucid.service.engine import SUFFIX, Restored
 
 MEDIA_TYPES = {name: f"image/{name}" for name in SUFFIX}
-MIXED, JSON = "multipart/mixed", "application/json"
+MIXED, JSON, EVENTS = "multipart/mixed", "application/json", "text/event-stream"
+PIECE = 64 * 1024  # bytes of a reply that are handed on at once: what a connection holds before it is read
 
 
 def choose(accept: str, own: str, wanted: str | None) -> tuple[str, str]:
@@ -92,6 +94,14 @@ def render(restored: Restored, how: str) -> Response:
     )
     body += f"--{boundary}--\r\n".encode()
     return Response(body, media_type=f'{MIXED}; boundary="{boundary}"', headers={"Vary": "Accept"})
+
+
+def stream(file: BinaryIO, name: str) -> Response:
+    """The reply for an image, in the format of that name, that is read from an open file as it is sent."""
+    size = os.fstat(file.fileno()).st_size
+    headers = {"Vary": "Accept", "Content-Length": str(size)}
+    pieces = iter(lambda: file.read(PIECE), b"")
+    return StreamingResponse(pieces, media_type=MEDIA_TYPES[name], headers=headers)
 
 
 def documented() -> dict[str, Any]:

@@ -15,8 +15,9 @@ class Settings(Access):
         max_pixels: width times height of a picture.
         upload_seconds: within which a body has to arrive.
         request_seconds: from there to the reply, waiting included.
+        send_seconds: within which a reply has to be read, and each event of a job that is followed.
         queue: requests that wait for the network or run on it; beyond them there is a 429.
-        concurrency: requests with a body that are being read or answered; beyond them there is a 429.
+        concurrency: requests with a picture that are being read or answered; beyond them there is a 429.
         streams: clients that follow jobs at once; beyond them there is a 429.
         workers: processes that decode and encode.
         worker_bytes: of address space that each of them may take beyond what it starts with.
@@ -32,6 +33,7 @@ class Settings(Access):
     max_pixels: int = 50 * 10**6
     upload_seconds: float = 30
     request_seconds: float = 120
+    send_seconds: float = 120
     queue: int = 16
     concurrency: int = 32
     streams: int = 64

@@ -1,9 +1,9 @@
 """What all routes share, and the way of a picture through it."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -29,7 +29,7 @@ class Service:
     """One service: its settings, its parts, and whether it is up.
 
     Attributes:
-        uploads: places of requests whose body is being read or answered.
+        pictures: places of requests whose picture, come in or asked for, is being read or sent.
         places: of those in front of the network.
         streams: of clients that follow jobs.
         store, runner: keep jobs, and do them.
@@ -47,7 +47,7 @@ class Service:
         self.settings, self.metrics = settings, Metrics()
         self.codec = Codec(settings, lambda reason: self.metrics.lost_workers.labels(reason).inc())
         self.engine = Engine(settings, restorers, recognizer, self.codec, self.metrics, elsewhere)
-        self.uploads = Places("concurrency", settings.concurrency, self.metrics.refused)
+        self.pictures = Places("concurrency", settings.concurrency, self.metrics.refused)
         self.places = Places("queue", settings.queue, self.metrics.refused, self.metrics.places)
         self.streams = Places("streams", settings.streams, self.metrics.refused)
         self.store = JobStore(settings.data, settings.max_jobs)
@@ -93,9 +93,8 @@ class Service:
             what = "is stopping" if self.stopping.is_set() else "is starting"
             raise StoppingError(f"The service {what}. Ask again in a few seconds.", retry_after=5)
 
-    @contextlib.asynccontextmanager
-    async def upload(self, request: Request) -> AsyncGenerator[Upload]:
-        """The request's body, while it holds a place.
+    async def upload(self, request: Request) -> Upload:
+        """The request's body; a place is held from here until the reply is sent.
 
         Raises:
             OverloadedError: no place is free; known before the body is read.
@@ -103,10 +102,10 @@ class Service:
         """
         self.check_ready()
         self.places.check()
-        with self.uploads.take():
-            upload = await read_upload(request, self.settings)
-            request.scope["log"]["bytes_received"] = len(upload.data)
-            yield upload
+        hold(request, self.pictures.take())
+        upload = await read_upload(request, self.settings)
+        request.scope["log"]["bytes_received"] = len(upload.data)
+        return upload
 
     async def answer(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """Do what a request asks for, in a place of the queue, within its time, while its client is there.
@@ -153,6 +152,11 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def hold(request: Request, what: AbstractContextManager[T]) -> T:
+    """Enter a context that ends once the request's reply is sent, or given up."""
+    return request.scope["held"].enter_context(what)
 
 
 def of(request: Request) -> Service:
