@@ -48,7 +48,7 @@ def test_a_job_gives_what_a_request_gives(client, picture, until):
     assert client.delete(path).status_code == 404
 
 
-def test_a_job_that_fails_reports_why(client, picture, until):
+def test_a_job_that_fails_reports_why(client, running, picture, until):
     cut = picture()[:-200]  # its header is fine
     path = client.post("/v1/jobs", content=cut, headers=PNG).headers["location"]
     job = ended(client, path, until)
@@ -57,6 +57,7 @@ def test_a_job_that_fails_reports_why(client, picture, until):
     assert (result.status_code, result.json()) == (422, job["problem"])
     assert result.headers["content-type"] == "application/problem+json"
     assert [name for name, _ in events(client, path)] == ["failed"]
+    until(lambda: not running.service.runner._changes)  # nothing will change any more
 
 
 @pytest.mark.parametrize(

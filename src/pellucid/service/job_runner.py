@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,8 @@ class JobRunner:
 
     def __init__(self, settings: Settings, store: JobStore, engine: Engine) -> None:
         self._settings, self._store, self._engine = settings, store, engine
-        self._added, self._changes = asyncio.Event(), dict[str, asyncio.Event]()
+        self._added = asyncio.Event()
+        self._changes = weakref.WeakValueDictionary[str, asyncio.Event]()  # kept by those who watch
         self._running: tuple[str, asyncio.Task[None]] | None = None
         self._progress: dict[str, Progress] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -75,7 +77,7 @@ class JobRunner:
         return canceled
 
     def watch(self, name: str) -> asyncio.Event:
-        """An event that is set at the next change of a job."""
+        """An event that is set at the next change of a job; it is to be held until then."""
         return self._changes.setdefault(name, asyncio.Event())
 
     def _changed(self, name: str) -> None:
