@@ -24,6 +24,29 @@ def test_where_the_system_tells_less_of_its_memory_some_is_still_assumed(monkeyp
     assert compute.free_memory(CPU) == compute.UNKNOWN_MEMORY
 
 
+def test_the_tightest_control_group_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(compute, "Path", lambda path: tmp_path / path.lstrip("/"))
+    service = tmp_path / "sys/fs/cgroup/system.slice/pellucid.service"
+    service.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 4000000 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("0::/system.slice/pellucid.service\n")
+    assert compute.free_memory(CPU) == 4_096_000_000
+    for folder, limit, taken, files in (
+        (service, "3000000000", 1_000_000_000, 400_000_000),
+        (service.parent, "5000000000", 3_000_000_000, 0),
+        (service.parent.parent, "max", 9_000_000_000, 0),
+    ):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{taken}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {files}\n")
+    assert compute.free_memory(CPU) == 2_000_000_000  # the slice's
+    (service.parent / "memory.max").write_text("max\n")
+    assert compute.free_memory(CPU) == 2_400_000_000  # the service's, whose files in memory can go
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/elsewhere\n0::/\n")
+    assert compute.free_memory(CPU) == 4_096_000_000
+
+
 @pytest.mark.parametrize("name", ["cuda:99", "meta", "nonsense", ""])
 def test_a_device_that_cannot_be_used(name):
     with pytest.raises(InputError, match=r"usable: .*cpu"):

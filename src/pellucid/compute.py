@@ -70,7 +70,7 @@ def _no_device(name: str) -> str:
 def free_memory(device: torch.device) -> int:
     """Bytes free on `device`; on the CPU (and mps, which shares its memory) the least of what is left.
 
-    Left by the system, and by the control group where there is one.
+    Left by the system, and by each control group (of version 2) that the process is in.
     """
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -79,15 +79,26 @@ def free_memory(device: torch.device) -> int:
     if (meminfo := Path("/proc/meminfo")).exists():
         lines = meminfo.read_text(encoding="ascii").splitlines()
         free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" where there is none
-        free.append(max(0, limit - int((group / "memory.current").read_text(encoding="ascii"))))
-    except (OSError, ValueError):
-        pass
+    free += _left_by_groups()
     if not free and hasattr(os, "sysconf"):  # macOS: half of the memory that is built in
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return min(free, default=UNKNOWN_MEMORY)
+
+
+def _left_by_groups() -> Iterator[int]:
+    root, own = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+    lines = own.read_text(encoding="utf-8", errors="replace").splitlines() if own.exists() else []
+    name = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    for group in (root / name, *(root / name).parents):
+        try:
+            limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" where there is none
+            taken = int((group / "memory.current").read_text(encoding="ascii"))
+            for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
+                if line.startswith("inactive_file "):  # files that were read: given back when asked for
+                    taken -= int(line.split()[1])
+        except (OSError, ValueError):
+            continue
+        yield max(0, limit - taken)
 
 
 def check_precision(precision: str | None) -> Precision | None:
