@@ -197,6 +197,18 @@ def test_sessions_are_apart(desk: Desk, photo):
     assert desk.session("a").items and not desk.session("b").items
 
 
+def test_what_was_sent_goes_too_but_nothing_else(desk: Desk, photo):
+    sent, example = desk.folder / "a" / "cat.jpg", desk.folder / "b" / "cup.jpg"
+    for file in (sent, example):
+        file.parent.mkdir()
+        file.write_bytes(photo().read_bytes())
+    desk.kept = {str(example)}
+    for file in (sent, example, photo()):
+        desk.session("a").look(file)
+    desk.leave("a")
+    assert not sent.exists() and example.exists() and photo().exists()
+
+
 def test_who_did_not_say_goodbye_is_gone_after_hours(desk: Desk, photo):
     session = desk.session("a")
     list(session.restore([photo()], OPTIONS))

@@ -10,7 +10,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import pellucid.app
-from pellucid.app.page import Page
+from pellucid.app.page import EXAMPLES, Page
 from pellucid.app.sentences import read_sentences
 from pellucid.cli import create_app
 from pellucid.diagnosis import Diagnosis
@@ -129,6 +129,12 @@ def test_a_fault_of_our_own_is_a_sentence_too(desk, photo, monkeypatch):
     assert page.words["status_fault"] in next(answers)[page.status]
     with pytest.raises(ZeroDivisionError):
         next(answers)
+
+
+def test_the_examples_outlive_who_looked_at_them(desk):
+    page = Page(desk)
+    shown = {str(file) for file in desk.folder.rglob("*.jpg")}
+    assert len(shown) == len(EXAMPLES) and all(file in page.desk.kept for file in shown)
 
 
 def test_every_sentence_is_there_and_used():

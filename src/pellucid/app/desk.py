@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ class Desk:
     ) -> None:
         self.models, self.folder, self.limits = tuple(models), folder, limits or Limits()
         self.engines = tuple(engines)
+        self.kept: Container[str] = ()  # files in the folder that are nobody's: the page's examples
         self.network = threading.Lock()  # one picture at a time gets all cores
         self._load, self._loading = load, threading.Lock()
         self._restorers: dict[tuple[str, str], TorchRestorer] = {}
@@ -361,8 +362,11 @@ class Session:
         return target
 
     def close(self) -> None:
-        """Stop, and remove all files."""
+        """Stop, and remove all files, those that the browser sent too."""
         self.cancel()
+        for original in map(Path, self._sources):
+            if original.is_relative_to(self.desk.folder) and str(original) not in self.desk.kept:
+                original.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _item(self, index: int) -> Item:

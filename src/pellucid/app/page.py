@@ -41,6 +41,7 @@ class Page:
         self.css = _read("page.css")
         self.js = _read("page.js").replace("WORDS", json.dumps({"paste_none": self.words["paste_none"]}))
         self.blocks = self._lay_out()
+        desk.kept = self.examples.keep_in_cache
 
     def _lay_out(self) -> gr.Blocks:
         words = self.words
