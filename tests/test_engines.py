@@ -101,6 +101,29 @@ def test_a_file_keeps_to_a_budget_by_tiles(exported, tiny_checkpoints):
     assert done.report.strips is None
 
 
+class Full:
+    """A session that has no room for a whole picture, and says so as ONNX Runtime does."""
+
+    def __init__(self, session, told: str) -> None:
+        self.session, self.told = session, told
+
+    def run(self, outputs, inputs):
+        if inputs["degraded"].shape[2] * inputs["degraded"].shape[3] > 250 * 250:
+            raise Exception(self.told)
+        return self.session.run(outputs, inputs)
+
+
+def test_out_of_memory_an_engine_gets_smaller_tiles(exported):
+    restorer = load(exported["daair_s", "onnx"], guard=False)
+    engine = restorer.engine
+    engine._session = Full(engine._session, "[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory")
+    done = restorer(probe_picture(320)[0])
+    assert done.report.guards["replanned"] and done.report.tiles > 1
+    engine._session.told = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ..."
+    with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+        restorer(probe_picture(320)[0])
+
+
 def test_large_pictures_are_torchs_in_strips(exported, tiny_checkpoints):
     restorer = tool(tiny_checkpoints["daair_s"])
     restorer.engine = engines.open_engine(exported["daair_s", "onnx"])

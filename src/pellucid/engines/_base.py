@@ -96,6 +96,9 @@ class Engine(Protocol):
         Args:
             degraded: (1, 3, H, W) float32 in [0, 1]; H and W multiples of what the network asks.
             prompt: index of a guided network's prompt, else none.
+
+        Raises:
+            MemoryError: there is no room for so large a picture; torch has a RuntimeError of its own for it.
         """
         ...
 
@@ -137,7 +140,8 @@ class OnnxRuntimeEngine:
 
     def __call__(self, degraded: Tensor, prompt: int | None) -> Tensor:
         """See `Engine`."""
-        return torch.from_numpy(self._session.run(None, _inputs(degraded, prompt))[0])
+        with _allocating():
+            return torch.from_numpy(self._session.run(None, _inputs(degraded, prompt))[0])
 
 
 class OpenVinoEngine:
@@ -161,8 +165,9 @@ class OpenVinoEngine:
 
     def __call__(self, degraded: Tensor, prompt: int | None) -> Tensor:
         """See `Engine`."""
-        # A copy: the next run writes to the same memory.
-        return torch.from_numpy(np.array(self._compiled(_inputs(degraded, prompt))[0]))
+        with _allocating():
+            # A copy: the next run writes to the same memory.
+            return torch.from_numpy(np.array(self._compiled(_inputs(degraded, prompt))[0]))
 
 
 def open_engine(path: Path) -> OnnxRuntimeEngine | OpenVinoEngine:
@@ -223,6 +228,17 @@ def require(name: str) -> Any:
 def _inputs(degraded: Tensor, prompt: int | None) -> dict[str, Any]:
     inputs = {"degraded": degraded.contiguous().numpy()}
     return inputs if prompt is None else inputs | {"prompt": np.array([prompt])}
+
+
+@contextmanager
+def _allocating() -> Generator[None]:
+    """Turn each engine's own words for memory that it did not get into Python's."""
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's are no RuntimeError
+        if "alloc" not in str(error):  # "Failed to allocate memory", "std::bad_alloc"
+            raise
+        raise MemoryError(str(error)) from error
 
 
 @contextmanager
