@@ -1,10 +1,14 @@
 """What a run on a cluster refuses, in a sentence and before anything starts."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from pellucid.__main__ import main
+from pellucid.cli._cluster import Loaded, Place, serve_on_cluster
+from pellucid.errors import InputError
+from pellucid.service.settings import Settings
 
 
 @pytest.fixture
@@ -38,10 +42,18 @@ def test_without_the_extra(refused, monkeypatch):
         (("--actor", "gpu=1,tpu=2"), "as cpu=4"),
         (("--actor", "cpu=0"), "as cpu=4"),
         (("--model", "nonsense"), "nonsense"),
+        (("--model", "daair_s.onnx"), "daair_s.onnx is an exported file"),
     ],
 )
 def test_options_that_have_no_meaning(refused, options, told):
     assert told in refused("--ray", "local", *options)
+
+
+def test_a_service_with_an_exported_file():
+    loaded = Loaded([("a/daair_s.xml", SimpleNamespace())], None, None, "openvino")
+    serving = serve_on_cluster(Place("local", "cpu=1"), 1, loaded, Settings())
+    with pytest.raises(InputError, match="expected weights"), serving:
+        pass
 
 
 def test_an_output_named_like_a_picture_and_a_cluster_that_is_not_there(refused):

@@ -44,8 +44,8 @@ def restore_on_cluster(
     """Restore what is left to do on a cluster; whether all went well.
 
     Raises:
-        InputError: the extra is not installed, or an option has no meaning here. Else as
-            `pellucid.cluster.run.restore`.
+        InputError: the extra is not installed, an option has no meaning here, or the model is an exported
+            file. Else as `pellucid.cluster.run.restore`.
     """
     try:
         from pellucid.cluster import run, storage
@@ -55,6 +55,7 @@ def restore_on_cluster(
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     size = run.ActorSize.parse(place.actor)
+    _check_travels(options.model)
     if Path(output).suffix.lower() in IMAGE_SUFFIXES:
         raise InputError(
             f"The output {output} is named like a picture; a cluster writes to a folder. Name one."
@@ -136,8 +137,11 @@ def serve_on_cluster(place: Place, most: int, loaded: Loaded, settings: "Setting
     They compute in what was chosen here.
 
     Raises:
-        InputError: the extra is not installed. Else as `pellucid.service.replicas.replicas`.
+        InputError: the extra is not installed, or a model is an exported file. Else as
+            `pellucid.service.replicas.replicas`.
     """
+    for given, _ in loaded.models:
+        _check_travels(given)
     try:
         from pellucid.cluster.run import ActorSize
         from pellucid.cluster.worker import Task
@@ -161,6 +165,18 @@ def serve_on_cluster(place: Place, most: int, loaded: Loaded, settings: "Setting
     ]
     with replicas(place.address, models, ActorSize.parse(place.actor), most, settings) as elsewhere:
         yield elsewhere
+
+
+def _check_travels(model: str) -> None:
+    """Refuse an exported file: machines compare hashes of weights, and its own is another."""
+    from pellucid.engines import EXPORTED_SUFFIXES
+
+    if Path(model).suffix in EXPORTED_SUFFIXES:
+        raise InputError(
+            f"{model} is an exported file, which can't be sent to a cluster; expected weights, by name or "
+            "as a .safetensors file. Give those with --engine onnxruntime or openvino: each machine exports "
+            "them."
+        )
 
 
 def _weights(model: str) -> bytes | None:
