@@ -29,6 +29,13 @@ def test_the_shipped_weights_are_exported_and_run(run, tmp_path):
     assert float((expected != found).mean()) < 1e-3
 
 
+def test_an_exported_file_is_not_exported_again(run, tmp_path):
+    for name in ("daair_s.5task.onnx", "folder/daair_s.5task.xml"):
+        result = run("export", name, "-o", tmp_path / "new")
+        assert (result.code, "is an exported file already" in result.err) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_unknown_engine(run, tmp_path):
     write_image(image_from_array(np.zeros((9, 9, 3), np.uint8)), tmp_path / "a.png")
     result = run("restore", tmp_path / "a.png", "-o", tmp_path / "b.png", "--engine", "tpu")

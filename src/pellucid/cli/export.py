@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pellucid.cli._shared import parse_path
+from pellucid.errors import InputError
 
 
 class RunIn(StrEnum):
@@ -47,6 +48,11 @@ def export(
     from pellucid.cli._shared import say
     from pellucid.restorer import load
 
+    if Path(model).suffix in engines.EXPORTED_SUFFIXES:
+        raise InputError(
+            f"{model} is an exported file already; expected a name of weights, or a .safetensors file. "
+            "Export those it was made from."
+        )
     output.mkdir(parents=True, exist_ok=True)
     restorer = load(model, device="cpu", precision="float32", guard=False)
     marked = restorer.name if precision is RunIn.FLOAT32 else f"{restorer.name}.{precision.value}"
