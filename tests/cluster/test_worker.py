@@ -40,6 +40,13 @@ def do(task: Task, folder, *names: str) -> dict[str, str]:
     return {outcome.name: f"{outcome.state}{' before' if outcome.known else ''}" for outcome in outcomes}
 
 
+def test_a_local_name_may_hold_anything(tmp_path):
+    url = str(tmp_path / "12::30 #1?.png")
+    storage.write(b"bytes", url, overwrite=False)
+    assert storage.read(url) == b"bytes" == (tmp_path / "12::30 #1?.png").read_bytes()
+    assert storage.listed(str(tmp_path)) == ["12::30 #1?.png"]
+
+
 def test_a_run_does_what_is_missing_or_changed(task, folder, save):
     names = ("a.png", "b.jpg", "sub/c.tif", "sub/d.png", "broken.png", "missing.png")
     first = do(task, folder, *names)

@@ -182,6 +182,8 @@ def opened(url: str) -> Generator[IO[bytes]]:
 
 
 def _open(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if "://" not in url:  # fsspec would take "::" in a name for a chain of stores
+        return LocalFileSystem(), url
     try:
         # Listings that are kept would hide what other processes write.
         system, path = url_to_fs(url, use_listings_cache=False)
