@@ -55,6 +55,17 @@ def test_a_file_cut_short_is_known_from_its_end(kind: str, tmp_path: Path) -> No
         picture_size(tmp_path / "a")
 
 
+def test_a_film_may_follow_a_jpeg(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a thumbnail's end \xff\xd9"  # which is not the picture's
+    whole = encoded(noise(200, 300), "JPEG", exif=exif)
+    (tmp_path / "a.jpg").write_bytes(whole + bytes(100_000))
+    assert picture_size(tmp_path / "a.jpg") == (300, 200)
+    (tmp_path / "a.jpg").write_bytes(whole[:-5000] + bytes(100_000))
+    with pytest.raises(UnreadableImageError, match="cut short"):
+        picture_size(tmp_path / "a.jpg")
+
+
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("hello")
     with pytest.raises(UnreadableImageError):

@@ -77,13 +77,22 @@ def picture_size(path: Path) -> tuple[int, int]:
         if length < needed:
             raise _short(str(path))
         return width, height
-    # A JPEG's data holds no end marker; only the thumbnail in its head may. So a file that is longer than the
-    # tail and has none in it was cut off.
     ends = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PN": b"IEND"}.get(head[:3])
-    if ends is not None and ends not in tail:
+    if ends is not None and ends not in tail and not (head[:2] == b"\xff\xd8" and _jpeg_ends(path)):
         raise _short(str(path))
     header = read_header(path)
     return header.width, header.height
+
+
+def _jpeg_ends(path: Path) -> bool:
+    """Whether a JPEG has an end, wherever; phones put whole films behind it.
+
+    Its data hold no end marker, but the thumbnail in its head does, so that is passed over.
+    """
+    data, at = path.read_bytes(), 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # until the first scan
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) >= 0
 
 
 def pixels_of(data: bytes, name: str) -> Tensor:
