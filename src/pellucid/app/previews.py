@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.errors import InputError
+from pellucid.explain._canvas import HEAT
 from pellucid.explain.change import Change, measure_change
 from pellucid.image import ImageBuffer, Source
 from pellucid.image_io import Limits, decode_image, encode_image
@@ -19,7 +20,6 @@ SIDE = 2048  # pixels of a preview's longer side
 CHANGE_SIDE = 1024  # of the map of changes, which is computed in float64
 QUALITY = 92
 FULL = 20.0  # change in L*a*b* that has the brightest color of the map
-_HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # at equal steps
 _LONGEST_REGION = 4_000_000  # characters of a region's data URL
 _REGION = "data:image/png;base64,"
 
@@ -96,6 +96,6 @@ def read_region(data_url: str) -> Tensor | None:
 
 def _paint(share: Tensor) -> Tensor:
     """(H, W) in [0, 1] as colors (3, H, W), clamped above."""
-    places = np.linspace(0, 1, len(_HEAT))
-    colors = [np.interp(share.numpy(), places, band) / 255 for band in zip(*_HEAT, strict=True)]
+    places = np.linspace(0, 1, len(HEAT))
+    colors = [np.interp(share.numpy(), places, band) / 255 for band in zip(*HEAT, strict=True)]
     return torch.from_numpy(np.stack(colors)).float()
