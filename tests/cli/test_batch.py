@@ -1,5 +1,6 @@
 """Folders: what a second run does, after the first has ended, failed, or been killed."""
 
+import hashlib
 import json
 import os
 import random
@@ -14,6 +15,9 @@ import pytest
 
 from pellucid.arrays import image_from_array
 from pellucid.cli import _batch as batch_module
+from pellucid.codec import worker
+from pellucid.codec.wire import Message
+from pellucid.errors import UnreadableImageError
 from pellucid.image_io import read_image, write_image
 
 
@@ -145,6 +149,21 @@ def test_a_picture_that_breaks_libvips_costs_itself_alone(run, options, folder, 
     result = run("restore", folder, "-o", tmp_path / "out", *options)
     assert (result.code, "2 restored, 1 failed" in result.err) == (1, True)
     assert "ended the process" in result.err
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_taken(folder, monkeypatch):
+    path = next(folder.rglob("*.png"))
+    ask = Message({"ask": "read", "max_pixels": 10**6, "path": str(path)})
+    assert worker._answer(ask).head["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def read(*arguments, **options):
+        image = read_image(*arguments, **options)
+        path.write_bytes(path.read_bytes() + b"more")
+        return image
+
+    monkeypatch.setattr(worker, "read_image", read)
+    with pytest.raises(UnreadableImageError, match="was changed while it was read"):
+        worker._answer(ask)
 
 
 def test_only_what_is_wanted(run, options, folder, tmp_path):

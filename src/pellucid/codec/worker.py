@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
-from pellucid.errors import ImageTooLargeError, PellucidError
+from pellucid.errors import ImageTooLargeError, PellucidError, UnreadableImageError
 from pellucid.image_io import Limits, decode_header, decode_image, encode_image, read_image
 
 
@@ -59,10 +59,16 @@ def _answer(message: Message) -> Message:
         case "header":
             return Message(asdict(decode_header(bytes(message.blobs[0]))))
         case "read":
-            start = time.perf_counter()
-            packed = pack_image(read_image(head["path"], limits=Limits(max_pixels=head["max_pixels"])))
-            with Path(head["path"]).open("rb") as file:
+            start, path = time.perf_counter(), head["path"]
+            before = _state(path)
+            packed = pack_image(read_image(path, limits=Limits(max_pixels=head["max_pixels"])))
+            with Path(path).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if _state(path) != before:  # the pixels would be others than those of the bytes that are known
+                raise UnreadableImageError(
+                    f"{path} was changed while it was read; expected a file that stays as it is. "
+                    "Run the command again."
+                )
             seconds = time.perf_counter() - start
             return Message({**packed.head, "sha256": digest, "seconds": seconds}, packed.blobs)
         case "decode":
@@ -70,6 +76,14 @@ def _answer(message: Message) -> Message:
             return pack_image(decode_image(bytes(message.blobs[0]), limits=limits))
         case _:
             return Message({}, (encode_image(unpack_image(message), head["suffix"]),))
+
+
+def _state(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:  # told by who reads it
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _confine(memory: int) -> None:
