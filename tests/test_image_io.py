@@ -39,6 +39,7 @@ from pellucid.image_io import (
     copy_image,
     decode_image,
     encode_image,
+    link_image,
     read_header,
     read_image,
     write_bytes,
@@ -875,6 +876,14 @@ def test_copies_are_the_same_bytes(tmp_path: Path) -> None:
     assert copy_image(tmp_path / "in.jpg", tmp_path / "out.jpg").read_bytes() == small("jpeg")
     with pytest.raises(UnreadableImageError, match="There is no file"):
         copy_image(tmp_path / "none.jpg", tmp_path / "out2.jpg")
+
+
+def test_a_link_to_a_picture_is_linked_as_its_file(tmp_path: Path) -> None:
+    (tmp_path / "in.jpg").write_bytes(small("jpeg"))
+    (tmp_path / "link.jpg").symlink_to("in.jpg")
+    (tmp_path / "out").mkdir()
+    made = link_image(tmp_path / "link.jpg", tmp_path / "out" / "link.jpg")
+    assert (made.is_symlink(), made.samefile(tmp_path / "in.jpg")) == (False, True)
 
 
 # Manners

@@ -100,7 +100,7 @@ def copy_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> 
 def link_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> Path:
     """A second name for a file (a hard link), with the guarantees of `write_image`.
 
-    Where the file system can't link, the file is copied.
+    Of a symbolic link its file gets the name. Where the file system can't link, the file is copied.
 
     Raises:
         UnreadableImageError, OutputExistsError, InputError: as `copy_image`.
@@ -109,7 +109,7 @@ def link_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> 
     with _writable(path, overwrite):
         temporary = _temporary(path)
         try:
-            os.link(source, temporary)
+            os.link(os.path.realpath(source), temporary)
         except OSError:
             return copy_image(source, path, overwrite=overwrite)
         _publish(temporary, path, overwrite, keep_mode=False)
