@@ -36,6 +36,21 @@ def test_several_go_below_their_own_names(folder, tmp_path):
         Inputs([str(folder / "a.png"), f"{folder}/sub/../a.png"], str(tmp_path / "out")).check()
 
 
+def test_no_output_is_another_input(tmp_path, save):
+    """As one machine has it: `in/in/a.png` would be written over `in/a.png`."""
+    root = tmp_path / "root"
+    save(root / "in" / "a.png")
+    assert Inputs([str(root / "in")], str(root)).check() == 1
+    save(root / "in" / "in" / "a.png")
+    (tmp_path / "link").symlink_to(root)
+    for output in (root, root / "in" / "..", tmp_path / "link"):
+        with pytest.raises(InputError, match=r"in/in/a\.png would be written to .*in/a\.png, which is to be"):
+            Inputs([str(root / "in")], str(output)).check()
+    assert Inputs([str(root / "in")], str(root), exclude=["in/*"]).check() == 1
+    with pytest.raises(InputError, match="which is to be restored too"):
+        Inputs([str(root / "in"), f"{root}/in/in/a.png"], str(root / "in" / "in" / "..")).check()
+
+
 def test_a_manifest_names_outputs_by_its_paths(tmp_path):
     url = manifest(tmp_path / "all.parquet", ["x/a.png", "s3://bucket/b.png", "/data/c.png"])
     inputs = Inputs([url], str(tmp_path / "out"))

@@ -1,7 +1,9 @@
 """Which pictures there are, and what their outputs are called: a stream from folders, files and manifests."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -50,38 +52,55 @@ class Inputs:
                 if not matches(name, self.include, self.exclude):
                     self.skipped += 1
                     continue
-                if path == f"{self.output}/{name}":
+                if _real(path) == self._target(name):
                     raise InputError(f"{path} would be written to itself. Choose another output folder.")
                 yield path, name
 
     def check(self) -> int | None:
-        """Refuse two inputs with one output; how many pictures there are, where it had to count.
+        """Refuse two inputs with one output, or one that is an input; how many pictures, if it had to count.
 
-        The files of one folder can't meet, and are not listed twice for that.
+        The files of one folder can't meet unless the output is above it, and are not listed twice for that.
 
         Raises:
-            InputError: an input is missing, or two share an output. Else as `pairs`.
+            InputError: an input is missing, two share an output, or one's output is another. Else as `pairs`.
         """
         for url in self.urls:
             if not storage.is_folder(url) and storage.state(url) is None:
                 raise InputError(f"{url} does not exist, or is empty. Check the name.")
-        if len(self.urls) == 1 and not self.urls[0].endswith(".parquet"):
+        if len(self.urls) == 1 and not (
+            self.urls[0].endswith(".parquet") or _real(f"{self.urls[0]}/").startswith(self._target(""))
+        ):
             return None
-        hashes = np.fromiter((hash_name(name) for _, name in self.pairs()), np.uint64)
-        hashes.sort()
-        twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-        if twice:
-            seen: dict[str, str] = {}
-            for path, name in self.pairs():
-                if int(hash_name(name)) not in twice:
-                    continue
-                if name in seen:
-                    raise InputError(
-                        f"{seen[name]} and {path} would both be written to {self.output}/{name}. "
-                        "Leave one out, or restore them in two runs, to different folders."
-                    )
-                seen[name] = path
-        return len(hashes)
+        rows = ((hash_name(_real(path)), hash_name(self._target(name))) for path, name in self.pairs())
+        sources, targets = np.fromiter(rows, np.dtype((np.uint64, 2))).T
+        targets = np.sort(targets)
+        met = {*targets[1:][targets[1:] == targets[:-1]].tolist(), *np.intersect1d(sources, targets).tolist()}
+        if met:
+            self._refuse(met)
+        return len(sources)
+
+    def _refuse(self, met: set[int]) -> None:
+        """Name two pictures of which one would be lost, by hashes of the places where they meet."""
+        sources, seen = dict[str, str](), dict[str, str]()
+        for path, name in self.pairs():
+            if int(hash_name(source := _real(path))) in met:
+                sources[source] = path
+            if int(hash_name(target := self._target(name))) not in met:
+                continue
+            if target in seen:
+                raise InputError(
+                    f"{seen[target]} and {path} would both be written to {self.output}/{name}. "
+                    "Leave one out, or restore them in two runs, to different folders."
+                )
+            seen[target] = path
+        for target in seen.keys() & sources.keys():
+            raise InputError(
+                f"{seen[target]} would be written to {sources[target]}, which is to be restored too. "
+                "Choose another output folder."
+            )
+
+    def _target(self, name: str) -> str:
+        return _real(f"{self.output}/{name}")
 
     def _pairs(self, url: str) -> Iterator[tuple[str, str]]:
         if url.endswith(".parquet") and not storage.is_folder(url):
@@ -96,6 +115,19 @@ class Inputs:
                 yield f"{url}/{name}", below + name
             else:
                 self.skipped += 1
+
+
+def _real(url: str) -> str:
+    """By what two URLs are known to be one file: a local one has its folder's true path."""
+    if "://" in (path := url.removeprefix("file://")):
+        return url
+    folder, _, name = path.rpartition("/")
+    return f"{_real_folder(folder)}/{name}"
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    return os.path.realpath(path or "/").rstrip("/")
 
 
 def _manifest(url: str) -> Iterator[tuple[str, str]]:
