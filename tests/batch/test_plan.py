@@ -64,6 +64,8 @@ def test_what_a_killed_run_left_is_ours(pair):
     assert judge(source, target, None, NOW, broken_since=since) == "new"
     assert judge(source, target, None, NOW, broken_since=since + 60) == "taken"
     assert judge(target, target, None, NOW, broken_since=since) == "done"  # in place: it is restored already
+    put_back = Entry("out.png", "restored", NOW, "", FileState(1, 1), hash_file(target), FileState(1, 1))
+    assert judge(target, target, put_back, NOW, broken_since=since) == "taken"
 
 
 def test_a_link_that_a_killed_run_left_is_ours(pair):

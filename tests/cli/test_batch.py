@@ -230,6 +230,36 @@ def test_killed_at_any_moment_it_goes_on(run, options, tmp_path):
         assert (out / path.name).read_bytes() == path.read_bytes()
 
 
+def kill_over(out: Path, name: str) -> None:
+    """Leave the claim of a run that was killed while it had this picture."""
+    from pellucid.batch.journal import Journal
+
+    with Journal(out) as journal:
+        journal.claim(name)
+        with journal._transaction():
+            journal._database.execute("UPDATE claims SET run = 'killed'")
+
+
+def test_what_a_killed_run_restored_in_place_is_its_own_but_once(run, options, folder):
+    again = ("restore", folder, "-o", folder, "--overwrite", "--json", *options)
+    kill_over(folder, "a.png")
+    save(folder / "a.png", 7)  # as the killed run would have
+    assert states(run(*again)) == {"a.png": "done", "b.jpg": "restored", "c.tif": "restored"}
+    save(folder / "a.png", 8)
+    assert states(run(*again))["a.png"] == "restored"
+
+
+def test_a_claim_on_what_was_done_before_does_not_outlive_the_next_run(run, options, folder, tmp_path):
+    again = ("restore", folder, "-o", tmp_path / "out", "--json", *options)
+    assert run(*again).code == 0
+    time.sleep(1.1)  # clocks of files are coarse
+    kill_over(tmp_path / "out", "a.png")
+    assert set(states(run(*again)).values()) == {"done"}
+    edited = save(tmp_path / "out" / "a.png", 9).read_bytes()
+    assert run(*again).code == 1
+    assert (tmp_path / "out" / "a.png").read_bytes() == edited
+
+
 def test_what_another_run_ends_meanwhile_is_done(run, options, folder, tmp_path, monkeypatch):
     """It reads the journal as it was before the other run wrote a picture, and the folder as it is after."""
     from pellucid.batch.journal import Journal

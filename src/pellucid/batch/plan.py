@@ -68,7 +68,10 @@ def judge(
         if linked:
             return "new"
         if found.mtime_ns >= (broken_since - 1) * 1e9:
-            return "done" if in_place else "new"
+            if not in_place:
+                return "new"
+            if entry is None or not _has_bytes_of(source, entry):  # else the input was put back since
+                return "done"
     linked = linked and entry is not None and entry.state == "left alone"  # it changes with its input
     if found is not None and not linked and (entry is None or found != entry.output):
         return "asked" if overwrite else "taken"
@@ -94,8 +97,10 @@ def _is_link(source: Path, target: Path) -> bool:
 
 def is_same(source: Path, entry: Entry) -> bool:
     """Whether the input is the one that the entry tells of; its bytes are only read if its state differs."""
-    if FileState.of(source) == entry.input:
-        return True
+    return FileState.of(source) == entry.input or _has_bytes_of(source, entry)
+
+
+def _has_bytes_of(source: Path, entry: Entry) -> bool:
     try:
         return entry.sha256 is not None and hash_file(source) == entry.sha256
     except OSError:

@@ -139,6 +139,7 @@ class Batch:
             sentence = f"{job.target} has appeared meanwhile and was left as it is. Choose another output."
             return Outcome(job, "taken", error=OutputExistsError(sentence))
         if reason == "done":  # by another run, since this one looked
+            settle(self._journal, job, self._output, self._hash)
             return Outcome(job, "done")
         replaces = FileState.of(job.target) is not None
         claimed = _Claimed(replace(job, reason=reason), name, FileState.of(job.source), replaces)
@@ -214,6 +215,20 @@ class _Claimed:
     replaces: bool  # something stands there, which this run may replace
     sha256: str | None = None
     read_seconds: float = 0.0
+
+
+def settle(journal: Journal, job: Job, output: Path, settings_hash: str) -> None:
+    """Record a picture that is done although a killed run claims it.
+
+    What is saved there later would else be taken for that run's for ever.
+    """
+    claim, state = journal.claim(name := key(job.target, output)), FileState.of(job.target)
+    if claim is None or claim.broken_since is None:
+        return
+    if claim.entry is not None and claim.entry.output == state:
+        journal.record(claim.entry)
+    elif state is not None:  # restored in place: its input is gone
+        journal.record(Entry(name, "restored", settings_hash, text(job.source), state, None, state))
 
 
 def count_lanes(device: str) -> int:

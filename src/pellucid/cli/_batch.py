@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid import errors, models, weights
 from pellucid.batch.journal import Entry, Journal
 from pellucid.batch.plan import Reason, Settings, judge, matches, parse_since
-from pellucid.batch.run import Batch, Job, Outcome, Untouched, key
+from pellucid.batch.run import Batch, Job, Outcome, Untouched, key, settle
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.cli._interrupt import stop_if_interrupted
 from pellucid.cli._jobs import Job as PlannedJob
@@ -100,6 +100,7 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
     if dry_run:
         _tell(todo)
         return True
+    _settle(steps, output, options)
     # Counts and failures, no reports: there may be millions.
     counts, failures = Counter[str](), list(plan.unreadable)
     awaited = {job.target for job in todo}
@@ -165,6 +166,19 @@ def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
         else:
             steps.append(Outcome(job, "done") if reason == "done" else job)
     return steps
+
+
+def _settle(steps: list[Job | Outcome], output: Path, options: Options) -> None:
+    """Take what is done out of the claims of killed runs."""
+    done = [step.job for step in steps if isinstance(step, Outcome) and step.state == "done"]
+    if not done:
+        return
+    with Journal(output) as journal:
+        claims = journal.claims()
+        if claimed := [job for job in done if key(job.target, output) in claims]:
+            settings_hash = settings_of(options).hash
+            for job in claimed:
+                settle(journal, job, output, settings_hash)
 
 
 def _known(output: Path) -> tuple[dict[str, float], dict[str, Entry]]:
