@@ -136,6 +136,16 @@ def test_failures_are_listed_and_tried_again_when_asked(run, options, folder, tm
     assert run("restore", folder, "-o", out, *options).code == 0  # it is another file now
 
 
+def test_an_output_stays_known_where_replacing_it_failed(run, options, folder, tmp_path):
+    again = ("restore", folder, "-o", tmp_path / "out", *options)
+    assert run(*again).code == 0
+    (folder / "a.png").write_bytes(b"no picture")
+    assert "not a picture" in run(*again, "--overwrite").err
+    save(folder / "a.png", 7)
+    mended = run(*again)
+    assert (mended.code, "1 restored, 0 failed" in mended.err) == (0, True)
+
+
 def test_a_picture_that_breaks_libvips_costs_itself_alone(run, options, folder, tmp_path, monkeypatch):
     """The process is killed as soon as it reads a.png, as a crash in a decoder would end it."""
     from pellucid.codec import pool

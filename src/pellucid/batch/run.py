@@ -142,7 +142,8 @@ class Batch:
             settle(self._journal, job, self._output, self._hash)
             return Outcome(job, "done")
         replaces = FileState.of(job.target) is not None
-        claimed = _Claimed(replace(job, reason=reason), name, FileState.of(job.source), replaces)
+        earlier = None if claim.entry is None else claim.entry.output
+        claimed = _Claimed(replace(job, reason=reason), name, FileState.of(job.source), replaces, earlier)
         return claimed, self._codec.read(job.source)
 
     def _restore(
@@ -190,7 +191,8 @@ class Batch:
         if claimed.input is None:  # it vanished before it was read: nothing to know it again by
             return
         # A failure leaves an earlier output as it is, and known.
-        known = outcome.error is None or outcome.job.reason in ("changed", "settings", "retry")
+        state = FileState.of(claimed.job.target)
+        ours = outcome.job.reason in ("changed", "settings", "retry") or state == claimed.earlier
         error = outcome.error and {"type": type(outcome.error).__name__, "message": str(outcome.error)}
         self._journal.record(
             Entry(
@@ -200,7 +202,7 @@ class Batch:
                 text(claimed.job.source),
                 claimed.input,
                 claimed.sha256,
-                FileState.of(claimed.job.target) if known else None,
+                state if ours or outcome.error is None else None,
                 outcome.report and outcome.report.to_dict(),
                 error,
             )
@@ -213,6 +215,7 @@ class _Claimed:
     name: str
     input: FileState | None
     replaces: bool  # something stands there, which this run may replace
+    earlier: FileState | None  # the output, as the journal knows it
     sha256: str | None = None
     read_seconds: float = 0.0
 
