@@ -180,6 +180,9 @@ def test_only_what_is_wanted(run, options, folder, tmp_path):
     os.utime(folder / "sub" / "c.tif", (1, 1))
     told = run("restore", folder, "-o", tmp_path / "out", "--dry-run", "--exclude", "*.jpg", *options)
     assert [Path(line.split(" -> ")[0]).name for line in told.out.splitlines()] == ["a.png", "c.tif"]
+    rows = run("restore", folder, "-o", tmp_path / "out", "--dry-run", "--json", *options).out.splitlines()
+    expected = {"input": str(folder / "a.png"), "output": str(tmp_path / "out" / "a.png"), "why": "is new"}
+    assert json.loads(rows[0]) == expected
     assert not (tmp_path / "out").exists()
     result = run("restore", folder, "-o", tmp_path / "out", "--since", "1d", "--include", "*.[pt]*", *options)
     assert (result.code, "1 restored, 0 failed, 2 other files skipped" in result.err) == (0, True)
@@ -200,8 +203,10 @@ def test_pictures_that_need_nothing(run, options, tmp_path, monkeypatch):
         assert "1 of them left alone" in result.err
         assert (out / "a.png").read_bytes() == source.read_bytes()
         assert (out / "a.png").samefile(source) is expected
-    result = run("restore", tmp_path / "in", "-o", tmp_path / "skip", "--untouched", "skip", *options)
-    assert result.code == 0
+    skip = ("restore", tmp_path / "in", "-o", tmp_path / "skip", "--untouched", "skip", "--json", *options)
+    for expected in ("left alone", "done"):
+        row = json.loads(run(*skip).out)
+        assert (row["ok"], row["state"], row["output"]) == (True, expected, None)
     assert not (tmp_path / "skip" / "a.png").exists()
     assert "1 done before" in run("restore", tmp_path / "in", "-o", tmp_path / "skip", *options).err
 

@@ -5,13 +5,16 @@ import time
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from pellucid.arrays import image_from_array
 from pellucid.checkpoint import hash_file
 from pellucid.cluster import storage
 from pellucid.cluster.report import Records, Row, now
 from pellucid.cluster.worker import Task, Worker, judge, load_restorer
 from pellucid.errors import HashMismatchError
+from pellucid.image_io import encode_image
 
 
 @pytest.fixture
@@ -95,6 +98,27 @@ def test_what_was_in_a_new_output_stays(task, folder, save, tmp_path):
     before = old.read_bytes()
     assert do(task, folder, "a.png", "b.jpg") == {"a.png": "taken", "b.jpg": "restored"}
     assert old.read_bytes() == before
+
+
+def test_an_outcome_says_why_it_failed_and_whether_anything_was_written(task, folder):
+    from pellucid.cli._cluster import _row
+
+    skipping = replace(task, untouched="skip", guard=True)
+    (folder / "small.png").write_bytes(
+        encode_image(image_from_array(np.zeros((16, 16, 3), np.uint8)), ".png")
+    )
+    names = ("a.png", "broken.png", "small.png")
+    for run in ("first", "second"):
+        records = Records(task.output)
+        begun = replace(skipping, run=run, began=records.begin(run, [str(folder)]))
+        with closing(Worker(begun, None, records.known())) as worker:
+            outcomes = {o.name: o for o in worker.restore([f"{folder}/{name}" for name in names], names)}
+        records.join_parts(run)
+        rows = {name: _row(outcome, "out") for name, outcome in outcomes.items()}
+        assert [rows[name]["output"] for name in names] == ["out/a.png", None, None]
+        assert rows["broken.png"]["error"]["type"] == "UnreadableImageError"
+        assert "not a picture" in rows["broken.png"]["error"]["message"]
+    assert (outcomes["small.png"].state, outcomes["a.png"].state) == ("done", "done")
 
 
 def test_a_block_is_not_done_twice(task, folder, monkeypatch):

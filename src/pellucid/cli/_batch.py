@@ -14,7 +14,7 @@ from pellucid.batch.run import Batch, Job, Outcome, Untouched, key, settle
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.cli._interrupt import stop_if_interrupted
 from pellucid.cli._jobs import Job as PlannedJob
-from pellucid.cli._jobs import Jobs, refuse_taken
+from pellucid.cli._jobs import Jobs, print_planned, refuse_taken
 from pellucid.cli._progress import Bars, print_failures
 from pellucid.cli._shared import describe, load_restorer, print_json, say
 from pellucid.codec.pool import preload
@@ -98,7 +98,7 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
     steps = _look(plan, output, options)
     todo = [step for step in steps if isinstance(step, Job)]
     if dry_run:
-        _tell(todo)
+        _tell(todo, as_json=options.as_json)
         return True
     _settle(steps, output, options)
     # Counts and failures, no reports: there may be millions.
@@ -253,14 +253,15 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     if error is not None:
         problem = {"type": type(error).__name__, "message": str(error)}
         return row | {"output": None, "ok": False, "error": problem}
-    row |= {"output": str(job.target), "ok": True, "state": outcome.state}
+    output = str(job.target) if job.target.exists() else None  # --untouched skip
+    row |= {"output": output, "ok": True, "state": outcome.state}
     return row if outcome.report is None else row | {"report": outcome.report.to_dict()}
 
 
-def _tell(todo: list[Job]) -> None:
+def _tell(todo: list[Job], *, as_json: bool) -> None:
     """What would be done, a line each, on stdout."""
     for job in todo:
-        print(f"{job.source} -> {job.target} ({_WHY[job.reason]})")
+        print_planned(job.source, job.target, _WHY[job.reason], as_json=as_json)
     say(f"{len(todo)} would be restored; nothing was done")
 
 

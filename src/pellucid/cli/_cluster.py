@@ -116,8 +116,9 @@ def restore_on_cluster(
 def _row(outcome: "Outcome", output: str) -> dict[str, Any]:
     row: dict[str, Any] = {"input": outcome.path, "state": outcome.state}
     if outcome.error is not None:
-        return row | {"output": None, "ok": False, "error": outcome.error}
-    return row | {"output": f"{output}/{outcome.name}", "ok": True}
+        problem = {"type": outcome.error_type, "message": outcome.error}
+        return row | {"output": None, "ok": False, "error": problem}
+    return row | {"output": f"{output}/{outcome.name}" if outcome.written else None, "ok": True}
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,17 @@ def print_restored(source: Path, target: Path, report: dict[str, Any]) -> None:
     print_json({"input": str(source), "output": str(target), "ok": True, "report": report})
 
 
-def tell(job: Job) -> None:
+def print_planned(source: Path, target: Path, why: str | None = None, *, as_json: bool) -> None:
+    """A line about one file that a dry run would restore."""
+    if as_json:
+        print_json({"input": str(source), "output": str(target), "why": why})
+    else:
+        print(f"{source} -> {target}" + (f" ({why})" if why else ""))
+
+
+def tell(job: Job, *, as_json: bool) -> None:
     """What would be done with one file, as a dry run says it."""
-    print(f"{job.source} -> {job.target}")
+    print_planned(job.source, job.target, as_json=as_json)
     say("1 would be restored; nothing was done")
 
 

@@ -38,7 +38,7 @@ def restore_film(
     with failing_as_json(source, wanted=options.as_json):
         if dry_run:
             refuse_taken(job := Job(source, target), overwrite=options.overwrite)
-            tell(job)
+            tell(job, as_json=options.as_json)
             return
         try:
             restorer = open_restorer(options)

@@ -168,7 +168,7 @@ def restore(
     with failing_as_json(job.source, wanted=as_json):
         refuse_taken(job, overwrite=overwrite)
         if dry_run:
-            tell(job)
+            tell(job, as_json=as_json)
             return
         restorer = open_restorer(options)
         with Bars([job.source], visible=not quiet) as bars:

@@ -172,7 +172,9 @@ _OUTCOMES = pa.schema(
         ("path", pa.string()),
         ("name", pa.string()),
         ("state", pa.string()),
+        ("error_type", pa.string()),
         ("error", pa.string()),
+        ("written", pa.bool_()),
         ("known", pa.bool_()),
     ]
 )

@@ -84,14 +84,17 @@ class Outcome:
     Attributes:
         path, name: of input and output.
         state: as in `pellucid.cluster.report.State`, or "done" before.
-        error: why it failed.
+        error_type, error: why it failed.
+        written: there is an output.
         known: it was done, or failed, in an earlier run, and was not tried again.
     """
 
     path: str
     name: str
     state: str
+    error_type: str | None = None
     error: str | None = None
+    written: bool = False
     known: bool = False
 
 
@@ -173,9 +176,9 @@ class Worker:
         same = known is not None and known.input == (found.size, found.version)
         verdict = "do" if task.overwrite else judge(known, task.settings, ours, same, task.retry_failed)
         if known is not None and verdict == "done":
-            return _Ended(Outcome(path, name, "done", known=True))
+            return _Ended(replace(outcome_of(known), state="done", known=True))
         if known is not None and verdict == "failed":
-            return _Ended(Outcome(path, name, "failed", known.error, known=True))
+            return _Ended(replace(outcome_of(known), known=True))
         replaces = there is not None or task.overwrite
         return _Picture(row, target, replaces, known if verdict == "compare" else None)
 
@@ -197,7 +200,7 @@ class Worker:
             data = storage.read(row.path)
             row = replace(row, sha256=hashlib.sha256(data).hexdigest())
             if picture.compare is not None and picture.compare.sha256 == row.sha256:
-                return _Ended(Outcome(row.path, row.name, "done", known=True))
+                return _Ended(replace(outcome_of(picture.compare), state="done", known=True))
             image = self._codec.decode(data).result()
         except UnreachableError as error:
             return _failed(row, "broken off", error)
@@ -345,7 +348,7 @@ class _Ended:
 
 def outcome_of(row: Row) -> Outcome:
     """The outcome that a row tells of."""
-    return Outcome(row.path, row.name, row.state, row.error)
+    return Outcome(row.path, row.name, row.state, row.error_type, row.error, row.output is not None)
 
 
 def _failed(row: Row, state: State, error: Exception) -> _Ended:
