@@ -122,6 +122,6 @@ def test_moments():
     assert parse_since("7d", now) == datetime(2026, 3, 3, 12, tzinfo=UTC).timestamp()
     assert parse_since("90m", now) == datetime(2026, 3, 10, 10, 30, tzinfo=UTC).timestamp()
     assert parse_since("2026-01-31T12:00+00:00") == datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
-    for wrong in ("", "yesterday", "7y", "2026-13-01"):
+    for wrong in ("", "yesterday", "7y", "2026-13-01", "999999d"):
         with pytest.raises(InputError, match="--since"):
             parse_since(wrong)

@@ -124,9 +124,9 @@ def parse_since(text: str, now: datetime | None = None) -> float:
         InputError: no such moment.
     """
     now = now or datetime.now(UTC)
-    if match := re.fullmatch(r"(\d{1,6})([mhdw])", text.strip()):
-        return (now - int(match[1]) * _UNITS[match[2]]).timestamp()
     try:
+        if match := re.fullmatch(r"(\d{1,6})([mhdw])", text.strip()):
+            return (now - int(match[1]) * _UNITS[match[2]]).timestamp()
         return datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError) as error:
         raise InputError(
