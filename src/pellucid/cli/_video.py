@@ -19,7 +19,7 @@ def is_film(path: Path) -> bool:
     """Whether a path is named like a film."""
     from pellucid.video.container import READABLE_SUFFIXES
 
-    return path.suffix.lower() in READABLE_SUFFIXES
+    return path.suffix.lower() in READABLE_SUFFIXES and not path.is_dir()
 
 
 def restore_film(
