@@ -41,6 +41,7 @@ def write_film(
     sound: bool = False,
     subtitles: bool = False,
     interlaced: bool = False,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """A film; `times` are in 1/90000 s."""
     times = times or [3600 * i for i in range(len(frames))]
@@ -58,6 +59,8 @@ def write_film(
         if colors is not None:
             context = stream.codec_context
             context.color_primaries, context.color_trc, context.colorspace, context.color_range = colors
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation:
             stream.set_display_rotation(rotation)
         tone = container.add_stream("aac", rate=48_000) if sound else None

@@ -20,6 +20,7 @@ from pellucid.diagnosis import GUARD_RULE, Diagnosis
 from pellucid.errors import InputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
 from pellucid.models.recognizer import SCALES
 from pellucid.strength import Strength
+from pellucid.video import container as container_module
 from pellucid.video import restore_video
 from pellucid.video.container import opened, pixels_of, video_stream
 
@@ -175,6 +176,18 @@ def test_the_last_frame_lasts_as_long_as_the_others(unguarded, suffix, target, t
         assert result.duration / av.time_base == pytest.approx(0.2, abs=0.002)
 
 
+@pytest.mark.parametrize("target", [".mp4", ".mov", ".mkv", ".webm"])
+def test_wide_pixels_stay_wide(unguarded, target, tmp_path):
+    source = write_film(tmp_path / "film.mp4", pictures(2), pixel_aspect=Fraction(64, 45))
+    report = restore_video(unguarded, source, tmp_path / f"out{target}")
+    assert report.film["pixel_aspect"] == "64/45"
+    assert report.not_copied == (["aspect 64/45 of a pixel"] if target == ".webm" else [])
+    if target == ".webm":
+        return
+    with av.open(str(tmp_path / f"out{target}")) as result:
+        assert result.streams.video[0].sample_aspect_ratio == Fraction(64, 45)
+
+
 @pytest.mark.parametrize(("size", "pixel_format"), [((33, 47), "yuv444p"), ((64, 80), "yuv422p")])
 def test_odd_sizes_and_other_subsamplings_are_kept(unguarded, size, pixel_format, tmp_path):
     frames = [frame[: size[0], : size[1]] for frame in pictures(2)]
@@ -207,6 +220,7 @@ CODE = """
 import sys, time, torch
 from pathlib import Path
 from pellucid.restorer import load
+from pellucid.video import container as container_module
 from pellucid.video import restore_video
 torch.set_num_threads(int(sys.argv[4]))  # others add up in another order
 restorer = load(device="cpu", precision="float32", guard=False)
@@ -273,6 +287,53 @@ def test_another_guard_begins_anew(restorer, rule, weights, resumed_at, tmp_path
     assert restore_video(restorer, source, target, segment_frames=2).resumed_at == resumed_at
 
 
+def retimed(path, times):
+    """A film whose packets were given these times, in milliseconds, by a careless program."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuvj420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures(len(times))]
+        packets = [packet for frame in [*frames, None] for packet in stream.encode(frame)]
+        for packet, time in zip(packets, times, strict=True):
+            packet.pts = packet.dts = time
+            packet.time_base = Fraction(1, 1000)
+            container.mux(packet)
+    return path
+
+
+def test_two_frames_at_one_time_part_by_a_tick(unguarded, tmp_path):
+    source = retimed(tmp_path / "film.mkv", [0, 40, 80, 80, 80, 120])
+    restore_video(unguarded, source, tmp_path / "out.mkv", segment_frames=4)
+    _, seconds = read_film(tmp_path / "out.mkv")
+    assert seconds == pytest.approx([0, 0.04, 0.08, 0.081, 0.082, 0.12])
+
+
+def test_times_that_fall_are_refused(unguarded, tmp_path, monkeypatch):
+    source, genuine = retimed(tmp_path / "film.mkv", [0, 40, 80, 120]), container_module._frames
+
+    def falling(*arguments):
+        for frame, time in zip(genuine(*arguments), [0, 40, 80, 70], strict=True):
+            frame.pts = time
+            yield frame
+
+    monkeypatch.setattr(container_module, "_frames", falling)
+    with pytest.raises(UnreadableImageError, match=r"Frame 4 of .* is shown before"):
+        restore_video(unguarded, source, tmp_path / "out.mkv")
+
+
+def test_what_ffmpeg_cannot_write_is_one_sentence(tmp_path):
+    source = write_film(tmp_path / "film.mp4", pictures(2))
+    with opened(source) as container:
+        stream = video_stream(container, source)
+        film = container_module.describe(stream, frame := next(container.decode(stream)))
+    writer = container_module.SegmentWriter(tmp_path / "segment", film, ".mp4")
+    with pytest.raises(InputError, match=r"can't be written: .*Free some space"):
+        for _ in range(200):  # the encoder looks ahead
+            writer.write(frame, 0)
+        writer.close()
+
+
 def test_bad_input_is_one_sentence_and_touches_nothing(unguarded, tmp_path):
     film = write_film(tmp_path / "film.mp4", pictures(4))
     broken, sound = tmp_path / "broken.mp4", tmp_path / "sound.mka"
@@ -307,6 +368,14 @@ def test_two_runs_do_not_share_a_target(unguarded, tmp_path):
 
     restore_video(unguarded, source, target, progress=meanwhile)
     assert target.exists()
+
+
+def test_a_folder_named_like_a_film_is_a_folder(tmp_path):
+    (tmp_path / "trip.mov").mkdir()
+    told = CliRunner().invoke(
+        create_app(), ["restore", str(tmp_path / "trip.mov"), "-o", str(tmp_path / "out")]
+    )
+    assert "There are no pictures in" in str(told.exception)
 
 
 def test_the_command_takes_films(tmp_path):

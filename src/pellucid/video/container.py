@@ -70,6 +70,7 @@ class Film:
         bits: of a sample, 8 or more.
         pixel_format: in FFmpeg's words, as in "yuv420p".
         frames: how many there are, as far as the file says it, or 0.
+        pixel_aspect: width of a stored pixel by its height, as a player shows it.
         rate: frames a second, on average.
         time_base: seconds of one tick of its time stamps.
         matrix, full_range: how YUV becomes RGB.
@@ -83,6 +84,7 @@ class Film:
     bits: int
     pixel_format: str
     frames: int
+    pixel_aspect: Fraction
     rate: Fraction
     time_base: Fraction
     matrix: int
@@ -118,6 +120,17 @@ def reading(path: Path) -> Generator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Generator[None]:
+    """Turn what FFmpeg says about a file that it writes into one sentence."""
+    try:
+        yield
+    except av().error.FFmpegError as error:
+        raise InputError(
+            f"{path} can't be written: {error.strerror}. Free some space, or choose another output or suffix."
+        ) from error
+
+
 def video_stream(container: Any, path: Path) -> Any:
     """The film's pictures: the first video stream that is not a cover.
 
@@ -149,6 +162,7 @@ def describe(stream: Any, first: Any) -> Film:
         bits=max(component.bits for component in first.format.components),
         pixel_format=name,
         frames=frames,
+        pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
         rate=rate,
         time_base=stream.time_base,
         matrix=_MATRICES.get(space, guessed),
@@ -159,13 +173,13 @@ def describe(stream: Any, first: Any) -> Film:
 
 
 def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
-    """All frames of a stream.
+    """All frames of a stream, each later than the one before, if only by a tick.
 
     Raises:
-        UnreadableImageError: the file is cut short or damaged, or a frame has no time.
+        UnreadableImageError: the file is cut short or damaged, or a frame has no time, or an earlier one.
         UnsupportedImageError: frames change their size.
     """
-    size = None
+    size = before = last = None
     for number, frame in enumerate(_frames(container, stream, path), start=1):
         if frame.pts is None:
             raise UnreadableImageError(f"Frame {number} of {path} has no time stamp. Get the file again.")
@@ -175,6 +189,15 @@ def decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
                 f"{size[0]} x {size[1]}; expected one size. Split the film there."
             )
         size = frame.width, frame.height
+        if before is not None and frame.pts < before:
+            raise UnreadableImageError(
+                f"Frame {number} of {path} is shown before the one that precedes it; expected rising times. "
+                "Mend them first, with ffmpeg -i for example."
+            )
+        before = frame.pts
+        if last is not None and frame.pts <= last:  # no two at one time can be written
+            frame.pts = last + 1
+        last = frame.pts
         yield frame
 
 
@@ -242,18 +265,24 @@ class SegmentWriter:
         path: of the segment.
         film: whose frames they are.
         suffix: of the film that the segment is for.
+
+    Raises:
+        UnsupportedImageError: the encoder does not take such frames.
+        InputError: the file can't be written; so do the methods.
     """
 
     def __init__(self, path: Path, film: Film, suffix: str) -> None:
-        self._film, self.pixel_format = film, written_format(film, suffix)
+        self._path, self._film, self.pixel_format = path, film, written_format(film, suffix)
         name = encoder_for(film, suffix)
         # NUT holds any codec, at any time base.
-        self._container = av().open(str(path), "w", format="nut")
+        with _writing(path):
+            self._container = av().open(str(path), "w", format="nut")
         stream = self._stream = self._container.add_stream(name, rate=film.rate)
         stream.width, stream.height, stream.pix_fmt = film.width, film.height, self.pixel_format
         codec = stream.codec_context
         codec.time_base, codec.max_b_frames, codec.options = film.time_base, 0, dict(_OPTIONS[name])
         codec.color_primaries, codec.color_trc, codec.colorspace, codec.color_range = film.colors
+        codec.sample_aspect_ratio = film.pixel_aspect
         if film.full_range:
             codec.color_range = _FULL_RANGE
         try:
@@ -269,12 +298,14 @@ class SegmentWriter:
         film = self._film
         frame.pts, frame.time_base, frame.pict_type = pts, film.time_base, 0
         frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range = film.colors
-        self._container.mux(self._stream.encode(frame))
+        with _writing(self._path):
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
         """Finish the file."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        with _writing(self._path):
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
 
 
 def encoder_for(film: Film, suffix: str) -> str:
@@ -306,8 +337,13 @@ def join(segments: list[Path], source: Path, target: Path, film: Film, suffix: s
 
     Returns:
         How many streams were copied, and words for those that the target's format can't hold.
+
+    Raises:
+        UnreadableImageError: the source is damaged.
+        InputError: the target can't be written.
     """
     with (
+        _writing(target),
         opened(source) as container,
         av().open(str(segments[0])) as first,
         av().open(str(target), "w", format=_FORMATS.get(suffix, suffix[1:])) as result,
@@ -341,7 +377,12 @@ def check_copies(source: Path, film: Film, suffix: str) -> list[str]:
         try:
             pictures = result.add_stream(encoder_for(film, suffix), rate=film.rate)
             pictures.width, pictures.height, pictures.pix_fmt = film.width, film.height, "yuv420p"
-            return _add_others(result, container, stream, suffix)[1]
+            dropped = _add_others(result, container, stream, suffix)[1]
+            if (
+                suffix == ".webm" and film.pixel_aspect != 1
+            ):  # VP9 and AV1 don't hold it, PyAV can't tell WebM
+                dropped.append(f"aspect {film.pixel_aspect} of a pixel")
+            return dropped
         finally:
             with contextlib.suppress(av().error.FFmpegError):
                 result.close()

@@ -166,7 +166,7 @@ def restore_video(
         facts.weights_sha256,
         facts.device,
         facts.precision,
-        {**dataclasses.asdict(film), "rate": float(film.rate), "time_base": str(film.time_base)},
+        _plain(film),
         encoder,
         files.written_format(film, suffix),
         journal.frames,
@@ -178,6 +178,11 @@ def restore_video(
         Flicker(journal.flicker).to_dict(),
         time.perf_counter() - start,
     )
+
+
+def _plain(film: Film) -> dict[str, Any]:
+    exact = {"time_base": str(film.time_base), "pixel_aspect": str(film.pixel_aspect)}
+    return dataclasses.asdict(film) | {"rate": float(film.rate)} | exact
 
 
 def _film(source: Path) -> Film:
