@@ -27,6 +27,7 @@ from pellucid.data import (
     write_rgb8,
 )
 from pellucid.errors import RecipeError, UnreadableImageError
+from pellucid.image_io import read_image
 from pellucid.labels import with_drawn
 from pellucid.recipe import KINDS
 
@@ -368,6 +369,23 @@ def test_both_libraries_give_the_same_pixels(tmp_path: Path, monkeypatch, bands:
     assert through_vips.shape == (17, 23, 3) and through_vips.dtype == torch.uint8
     assert torch.equal(through_vips, through_pillow)
     assert torch.equal(through_vips[..., 0], torch.from_numpy(pixels[..., 0]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_are_read_upright_as_evaluation_reads_them(
+    tmp_path: Path, library: str, orientation: int, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    image = pyvips.Image.new_from_array(np.random.default_rng(0).integers(0, 256, (17, 23, 3), np.uint8))
+    image = image.copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
+    image.write_to_file(str(path))
+    upright = (read_image(path).pixels * 255).round().to(torch.uint8).permute(1, 2, 0)
+    assert (upright.shape[0] == 23) == (orientation >= 5)
+    pixels = read_rgb8(path)
+    assert pixels.shape == upright.shape
+    assert float((pixels.float() - upright.float()).abs().max()) <= 2  # two decoders of JPEG
 
 
 def test_written_pixels_are_read_back(tmp_path: Path, library: str) -> None:

@@ -306,7 +306,7 @@ def _pair_key(path: str) -> str:
 
 
 def read_rgb8(path: Path) -> Tensor:
-    """A picture as (H, W, 3) uint8, through libvips; through Pillow where that is missing, and bitmaps.
+    """A picture, upright, as (H, W, 3) uint8, by libvips; by Pillow where that is missing, and bitmaps.
 
     Raises:
         UnreadableImageError: not a picture, or cut short.
@@ -319,7 +319,10 @@ def read_rgb8(path: Path) -> Tensor:
         return _read_rgb8_with_pillow(path)
     try:
         image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
-        return torch.from_numpy(image.colourspace("srgb")[:3].numpy().copy())
+        colors = image.colourspace("srgb")[:3]
+        if image.get_typeof("orientation"):
+            colors = colors.copy_memory().autorot()
+        return torch.from_numpy(colors.numpy().copy())
     except pyvips.Error as error:
         raise UnreadableImageError(
             f"{path} can't be decoded ({str(error).splitlines()[0]}). Get the file again."
@@ -330,9 +333,11 @@ def _read_rgb8_with_pillow(path: Path) -> Tensor:
     import numpy as np
 
     pillow = _pillow()
+    from PIL import ImageOps
+
     try:
         with pillow.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB")))
+            return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))
     except (OSError, SyntaxError) as error:
         raise UnreadableImageError(f"{path} can't be decoded ({error}). Get the file again.") from error
 
