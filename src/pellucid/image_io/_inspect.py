@@ -23,7 +23,7 @@ class Facts:
         size: (width, height) as stored, if known without libvips.
         states_resolution: outside of EXIF; libvips gives a number in any case.
         lossless: a losslessly coded WebP.
-        display_p3: an AVIF that says so by code points instead of a profile.
+        display_p3: an AVIF or PNG that says so by code points instead of a profile.
         exif, iptc: metadata that libvips leaves in a TIFF, or reads a quarter of.
     """
 
@@ -98,7 +98,7 @@ def _jpeg(stream: BinaryIO, name: str) -> Facts:  # noqa: ARG001
 def _png(stream: BinaryIO, name: str) -> Facts:
     head = stream.read(24)
     size = struct.unpack(">II", head[16:24]) if head[12:16] == b"IHDR" and len(head) == 24 else None
-    states_resolution = False
+    states_resolution = display_p3 = False
     stream.seek(8)
     while len(start := stream.read(8)) == 8 and start[4:] != b"IDAT":
         if start[4:] == b"acTL":
@@ -106,8 +106,11 @@ def _png(stream: BinaryIO, name: str) -> Facts:
                 f"{name} is an animated PNG; expected one picture. Split it into single pictures first."
             )
         states_resolution |= start[4:] == b"pHYs"
-        stream.seek(struct.unpack(">I", start[:4])[0] + 4, io.SEEK_CUR)
-    return Facts("png", size, states_resolution)
+        after = stream.tell() + struct.unpack(">I", start[:4])[0] + 4
+        if start[4:] == b"cICP" and len(codes := stream.read(2)) == 2:
+            display_p3 = _is_p3(name, "PNG", *codes)
+        stream.seek(after)
+    return Facts("png", size, states_resolution, display_p3=display_p3)
 
 
 def _webp(stream: BinaryIO, name: str) -> Facts:  # noqa: ARG001
@@ -124,12 +127,17 @@ def _avif(stream: BinaryIO, name: str) -> Facts:
     if place < 0 or b"colrprof" in head or b"colrrICC" in head or len(head) < place + 12:
         return Facts("heif")  # without code points, or with a profile, which overrides them
     primaries, transfer = struct.unpack_from(">HH", head, place + 8)
+    return Facts("heif", display_p3=_is_p3(name, "AVIF", primaries, transfer))
+
+
+def _is_p3(name: str, title: str, primaries: int, transfer: int) -> bool:
+    """Whether code points mean Display P3; else they mean sRGB, or are refused."""
     if transfer in _PQ_AND_HLG or primaries not in (*_SRGB_LIKE, _P3):
         raise UnsupportedImageError(
-            f"{name} is an HDR or BT.2020 AVIF (H.273 codes {primaries}, {transfer}); expected sRGB, "
+            f"{name} is an HDR or BT.2020 {title} (H.273 codes {primaries}, {transfer}); expected sRGB, "
             "Display P3 or an ICC profile. Convert it first."
         )
-    return Facts("heif", display_p3=primaries == _P3)
+    return primaries == _P3
 
 
 def _tiff(stream: BinaryIO, name: str) -> Facts:
