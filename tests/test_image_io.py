@@ -33,8 +33,10 @@ from pellucid.errors import (
 )
 from pellucid.image import ImageBuffer
 from pellucid.image_io import (
+    BY_SUFFIX,
     IMAGE_SUFFIXES,
     Limits,
+    _write,
     check_writable,
     copy_image,
     decode_image,
@@ -141,6 +143,25 @@ def camera_exif(order: str = "<", orientation: int = 6, thumbnail: bytes = b"\xf
         + note
         + thumbnail
     )
+
+
+def gray_profile(gamma: float) -> bytes:
+    """An ICC profile, version 2, of gray with this gamma."""
+    white = struct.pack(">iii", *(round(65_536 * value) for value in (0.9642, 1, 0.8249)))
+    tags = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", 5) + b"gray\0" + bytes(78),
+        b"wtpt": b"XYZ \0\0\0\0" + white,
+        b"kTRC": b"curv\0\0\0\0" + struct.pack(">IHH", 1, round(256 * gamma), 0),
+        b"cprt": b"text\0\0\0\0none\0\0\0\0",
+    }
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    head = (
+        b"lcms" + struct.pack(">I", 0x0210_0000) + b"mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28) + white
+    )
+    return (struct.pack(">I", 128 + len(table) + len(body)) + head).ljust(128, b"\0") + table + body
 
 
 def chunk(kind: bytes, payload: bytes) -> bytes:
@@ -350,6 +371,18 @@ def test_linear_profile_is_seen_with_srgb_tones_and_written_back_exactly() -> No
     assert meta(written, "tiff")["icc-profile-data"] == icc
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".avif"])
+def test_gray_keeps_its_tone_where_it_becomes_rgb(suffix: str) -> None:
+    image = make(np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(8, 0).repeat(8, 1))
+    image.set_type(pyvips.GValue.blob_type, "icc-profile-data", gray_profile(1.8))
+    data = save(image, "png")
+    shown = pyvips.Image.new_from_buffer(data, "").icc_transform("srgb", embedded=True, intent="relative")
+    written = load(encode_image(decode_image(data), suffix, quality=100), BY_SUFFIX[suffix])
+    assert np.abs(written.astype(int) - shown.numpy()[..., :3]).max() <= 1
+    kept = load(encode_image(decode_image(data), ".png"), "png")
+    assert np.array_equal(kept, image.numpy().reshape(kept.shape))
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_cmyk_becomes_srgb(alpha: bool) -> None:
     samples = noise(1, (6, 5), 5 if alpha else 4, "uint8")
@@ -455,6 +488,28 @@ def test_a_resolution_is_kept_without_exif(name: str, target: str) -> None:
     written = encode_image(decode_image(stream.getvalue()), target)
     with PillowImage.open(io.BytesIO(written)) as seen:
         assert tuple(map(float, seen.info["dpi"])) == pytest.approx((300, 150), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "form", [b'<a tiff:Orientation="%d"/>', b"<tiff:Orientation> %d </tiff:Orientation>"]
+)
+def test_xmp_says_that_the_picture_is_upright(form: bytes) -> None:
+    image = make(noise(2, (10, 24), 3, "uint8"))
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    image.set_type(pyvips.GValue.blob_type, "xmp-data", form % 6)
+    buffer = decode_image(save(image, "jpeg"))
+    assert (buffer.height, buffer.source.xmp) == (24, form % 1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_no_resolution_is_invented_in_the_exif_of_an_avif(order: str) -> None:
+    block = camera_exif(order)
+    buffer = decode_image(with_exif(small("jpeg"), "jpeg", block))
+    assert buffer.source.dots_per_mm is None
+    with PillowImage.open(io.BytesIO(encode_image(buffer, ".avif"))) as seen:
+        assert not {0x011A, 0x011B, 0x0128} & set(seen.getexif())
+        assert seen.getexif()[0x010F] == "Lens & Co"
+    assert decode_image(encode_image(buffer, ".avif")).source.dots_per_mm is None
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
@@ -672,6 +727,17 @@ def test_hdr_avif_is_refused_and_p3_by_code_points_gets_its_profile() -> None:
     assert decode_image(data).source.icc is None
 
 
+def test_hdr_png_is_refused_and_p3_by_code_points_gets_its_profile() -> None:
+    def coded(*codes: int) -> bytes:
+        return png(1, 1, 8, 2, b"\0abc", chunk(b"cICP", bytes([*codes, 0, 1])))
+
+    for codes in ((9, 16), (9, 18), (1, 16), (9, 1)):
+        with pytest.raises(UnsupportedImageError, match=r"HDR or BT\.2020 PNG"):
+            decode_image(coded(*codes))
+    assert decode_image(coded(12, 13)).source.icc == profile("p3")
+    assert decode_image(coded(1, 13)).source.icc is None
+
+
 def test_the_limit_is_on_pixels_and_checked_before_decoding() -> None:
     data = small("png")
     assert decode_image(data, limits=Limits(max_pixels=64 * 64)).width == 64
@@ -769,6 +835,25 @@ def test_an_overwritten_file_keeps_its_permissions(tmp_path: Path) -> None:
         path.chmod(mode)
         write_image(IMAGE, path, overwrite=True)
         assert path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("folder", [None, "scratch"])
+def test_a_private_picture_is_private_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str | None
+) -> None:
+    path, modes, publish = tmp_path / "private.tif", list[int](), _write._publish
+    path.touch(0o600)
+    monkeypatch.setattr(
+        _write,
+        "_publish",
+        lambda temporary, *rest: (modes.append(temporary.stat().st_mode & 0o777), publish(temporary, *rest)),
+    )
+    image = IMAGE
+    if folder is not None:
+        (tmp_path / "in.png").write_bytes(small("png"))
+        image = read_image(tmp_path / "in.png", folder=tmp_path)
+    write_image(image, path, overwrite=True)
+    assert modes == [0o600]
 
 
 def test_links_and_pipes_are_never_replaced(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ renamed. A picture whose pixels were not changed comes back with the same sample
 from pellucid.image_io._formats import BY_SUFFIX, IMAGE_SUFFIXES, SUFFIX
 from pellucid.image_io._read import Header, Limits, decode_header, decode_image, read_header, read_image
 from pellucid.image_io._write import (
+    check_format,
     check_writable,
     copy_image,
     encode_image,
@@ -26,6 +27,7 @@ __all__ = [
     "SUFFIX",
     "Header",
     "Limits",
+    "check_format",
     "check_writable",
     "copy_image",
     "decode_header",

@@ -19,12 +19,17 @@ def fits(icc: bytes | None, mode: Mode) -> bool:
 
 
 @lru_cache(maxsize=16)
-def tone_curve(icc: bytes | None) -> Array | None:
+def tone_curve(icc: bytes | None, near: float = 0.15) -> Array | None:
     """How the profile's gray ramp looks in sRGB's encoding, or none where that is close to the ramp itself.
 
     Networks learn on sRGB-encoded photographs. Display P3, Adobe RGB and their like have other primaries but
     nearly the same tones, and pass as they are, so nothing is clipped or rounded. A linear profile differs by
     far; its samples go through this curve, and back through its inverse, still without touching primaries.
+
+    Args:
+        icc: the profile.
+        near: a curve that stays so close to the ramp passes; gamma 1.8 to 2.6 and L* do, linear is off by
+            0.29.
 
     Returns:
         float64 (1024,), strictly rising from 0 to 1.
@@ -44,7 +49,7 @@ def tone_curve(icc: bytes | None) -> Array | None:
     curve = np.where(
         luminance <= 0.0031308, 12.92 * luminance, 1.055 * np.maximum(luminance, 0) ** (1 / 2.4) - 0.055
     )
-    if np.abs(curve - RAMP).max() < 0.15:  # gamma 1.8 to 2.6 and L* stay inside, linear is off by 0.29
+    if np.abs(curve - RAMP).max() < near:
         return None
     curve = np.maximum.accumulate(np.clip(curve, 0, 1)) + 1e-5 * RAMP
     return (curve - curve[0]) / (curve[-1] - curve[0])

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 MARK = b"Exif\0\0"
 ORIENTATION, X_RESOLUTION, RESOLUTION_UNIT, IPTC = 0x0112, 0x011A, 0x0128, 0x83BB
+_RESOLUTION = (X_RESOLUTION, 0x011B, RESOLUTION_UNIT)
 _EXIF_POINTER, _GPS_POINTER = 0x8769, 0x8825
 _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
 _THUMBNAIL, _THUMBNAIL_BYTES = 0x0201, 0x0202
@@ -70,6 +71,24 @@ def set_tag(data: bytearray | mmap.mmap, tag: int, value: int) -> None:
     """Set an integer tag of the first directory of a TIFF file or EXIF block, if it is there."""
     order, first = _header(data)
     _put(data, order, _positions(data, order, first)[0].get(tag), value)
+
+
+def drop_resolution(data: bytearray) -> None:
+    """Take the resolution out of the block, with its mark, in an encoded picture, which keeps its length."""
+    start = max(data.find(MARK + order) for order in (b"II*\0", b"MM\0*")) + len(MARK)
+    try:
+        order, first = _header(data[start:])
+        entries, link = _positions(data, order, start + first)
+    except (struct.error, ValueError):
+        return
+    kept = [bytes(data[at : at + 12]) for tag, at in entries.items() if tag not in _RESOLUTION]
+    directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + data[link : link + 4]
+    data[start + first : start + first + len(directory)] = directory
+
+
+def states_resolution(block: bytes) -> bool:
+    """Whether the block, with or without its mark, has a resolution."""
+    return X_RESOLUTION in first_directory(io.BytesIO(block.removeprefix(MARK)))
 
 
 def first_directory(stream: BinaryIO) -> dict[int, Entry]:

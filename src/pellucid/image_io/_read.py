@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import stat
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -210,8 +211,8 @@ def _source(image: Any, header: Header, facts: Facts) -> Source:
     across, down = float(image.xres), float(image.yres)
     if field(image, "orientation", 1) >= 5:
         across, down = down, across
-    # libvips gives 72 or 25.4 dots per inch where the file says nothing.
-    stated = facts.states_resolution or bool(image.get_typeof("exif-ifd0-XResolution"))
+    # libvips gives 72 or 25.4 dots per inch where the file says nothing, and adds the tag to EXIF without it.
+    stated = facts.states_resolution or (block is not None and exif.states_resolution(block))
     icc = field(image, "icc-profile-data", None)
     if header.mode == "cmyk" or (facts.display_p3 and icc is None):
         icc = vips().Operation.call("profile_load", "p3" if facts.display_p3 else "srgb")
@@ -223,10 +224,15 @@ def _source(image: Any, header: Header, facts: Facts) -> Source:
         lossless=facts.lossless,
         icc=icc if fits(icc, "rgb" if header.mode == "cmyk" else header.mode) else None,
         exif=exif.upright(block, header.width, header.height) if block else None,
-        xmp=field(image, "xmp-data", None),
+        xmp=_upright_xmp(field(image, "xmp-data", None)),
         iptc=facts.iptc if header.format == "tiff" else field(image, "iptc-data", None),
         dots_per_mm=(across, down) if stated and min(across, down) > 0 else None,
     )
+
+
+def _upright_xmp(block: bytes | None) -> bytes | None:
+    """The block with `tiff:Orientation` 1, as an attribute or an element."""
+    return block and re.sub(rb"(\btiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8]\b", rb"\g<1>1", block)
 
 
 def _planes(

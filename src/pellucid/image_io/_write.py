@@ -26,11 +26,12 @@ from pellucid.image_io._formats import (
     FORMATS,
     IMAGE_SUFFIXES,
     Array,
+    FileFormat,
     PathLike,
     vips,
     vips_image,
 )
-from pellucid.image_io._read import opened
+from pellucid.image_io._read import Header, opened
 
 # libvips' flags; the others are XMP, IPTC and ICC.
 _KEEP_EXIF, _KEEP_OTHERS = 1, 2 | 4 | 8
@@ -152,6 +153,16 @@ def check_writable(path: PathLike, *, overwrite: bool = False) -> None:
         pass
 
 
+def check_format(header: Header, path: PathLike) -> None:
+    """Refuse now, before long work, a picture that `write_image` would refuse later.
+
+    Raises:
+        UnsupportedImageError: as in `write_image`.
+    """
+    target = FORMATS[_target_format(str(path), Path(path).suffix)]
+    _check_holds(str(path), target, header.width, header.height, alpha=header.has_alpha)
+
+
 @contextlib.contextmanager
 def _writable(path: Path, overwrite: bool) -> Generator[None]:
     """Refuse a hopeless target before any work is done; give the system's refusals one sentence."""
@@ -209,7 +220,7 @@ def _mark(path: Path) -> str:
 
 
 def _write_atomically(data: bytes, path: Path, overwrite: bool) -> None:
-    with _published(path, overwrite) as temporary, temporary.open("xb") as file:
+    with _published(path, overwrite) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -241,6 +252,11 @@ def _published(path: Path, overwrite: bool) -> Generator[Path]:
     """A name to write to; afterwards the file gets its own name, or is removed if something went wrong."""
     temporary = _temporary(path)
     try:
+        mode = 0o666
+        if overwrite:
+            with contextlib.suppress(FileNotFoundError):
+                mode = stat.S_IMODE(path.stat().st_mode) | stat.S_IWUSR  # a private picture is never open
+        temporary.touch(mode, exist_ok=False)
         yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -296,6 +312,10 @@ def _encode(image: ImageBuffer, file_format: str, what: str, quality: int | None
         data = _with_jfif(data, source.dots_per_mm)
     if file_format == "png" and source.dots_per_mm is None:
         data = _without_resolution(data)
+    if file_format == "heif" and source.exif and not exif.states_resolution(source.exif):
+        edited = bytearray(data)
+        exif.drop_resolution(edited)  # as in `_without_resolution`
+        return bytes(edited)
     if source.exif and file_format != "heif":
         data = exif.embed(data, file_format, source.exif, (image.width, image.height))
     return data
@@ -320,24 +340,21 @@ def _prepare(
     target, source = FORMATS[file_format], image.source
     if quality is not None and not 1 <= quality <= 100:
         raise InputError(f"quality is {quality}; expected 1 to 100.")
-    if image.alpha is not None and not target.alpha:
-        raise UnsupportedImageError(
-            f"{what} can't be written: {target.title} holds no transparency and the picture has some. "
-            "Write .png, .tif, .webp or .avif."
-        )
-    if max(image.height, image.width) > target.max_side:
-        raise UnsupportedImageError(
-            f"{what} can't be written: the picture is {image.width:,} x {image.height:,} pixels and "
-            f"{target.title} holds at most {target.max_side:,} a side. Write .tif or .png."
-        )
+    _check_holds(what, target, image.width, image.height, alpha=image.alpha is not None)
     depth = source.depth if source.depth in target.depths else target.depths[-1]
     gray = source.mode == "gray" and target.gray
     bits = BITS[depth]
     if file_format == "heif" and depth == "uint16":
         bits = source.bits if source.bits in (10, 12) else 12
     icc = source.icc if fits(source.icc, "gray" if gray else "rgb") else None
+    curve = tone_curve(icc)
+    tones = None if curve is None else (curve, RAMP)
+    if not gray and tone_curve(source.icc) is None and fits(source.icc, "gray"):
+        # Gray becomes RGB, which its profile is not for: sRGB's tones take its place.
+        shown = tone_curve(source.icc, 0)
+        tones = None if shown is None else (RAMP, shown)
     pyvips = vips()
-    picture = vips_image(_interleaved(image, depth, bits, gray, tone_curve(icc)), gray)
+    picture = vips_image(_interleaved(image, depth, bits, gray, tones), gray)
     if source.dots_per_mm is not None:
         picture = picture.copy(xres=source.dots_per_mm[0], yres=source.dots_per_mm[1])
     picture.set_type(pyvips.GValue.gstr_type, "resolution-unit", "in")
@@ -353,6 +370,19 @@ def _prepare(
             picture.set_type(pyvips.GValue.blob_type, name, blob)
     keep = _KEEP_OTHERS | (_KEEP_EXIF if file_format == "heif" and source.exif else 0)
     return picture, {"keep": keep} | _options(file_format, picture, bits, quality, source)
+
+
+def _check_holds(what: str, target: FileFormat, width: int, height: int, *, alpha: bool) -> None:
+    if alpha and not target.alpha:
+        raise UnsupportedImageError(
+            f"{what} can't be written: {target.title} holds no transparency and the picture has some. "
+            "Write .png, .tif, .webp or .avif."
+        )
+    if max(height, width) > target.max_side:
+        raise UnsupportedImageError(
+            f"{what} can't be written: the picture is {width:,} x {height:,} pixels and "
+            f"{target.title} holds at most {target.max_side:,} a side. Write .tif or .png."
+        )
 
 
 def _options(
@@ -392,9 +422,9 @@ def _options(
 
 
 def _interleaved(
-    image: ImageBuffer, depth: SampleFormat, bits: int, gray: bool, curve: Array | None
+    image: ImageBuffer, depth: SampleFormat, bits: int, gray: bool, tones: tuple[Array, Array] | None
 ) -> Array:
-    """(H, W, C) samples as they are stored."""
+    """(H, W, C) samples as they are stored; tones at the first are written as the second."""
     pixels, alpha, hidden = image.pixels.detach().cpu(), image.alpha, image.source.hidden
     channels = (1 if gray else 3) + (alpha is not None)
     folder = scratch.folder_of(pixels)
@@ -418,8 +448,8 @@ def _interleaved(
         planes = [*colors, *(() if alpha is None else alpha[:, rows].detach().cpu())]
         for channel, plane in enumerate(planes):
             values: Array = plane.clamp(0, 1).numpy()
-            if curve is not None and channel < len(colors):
-                values = np.interp(values, curve, RAMP)
+            if tones is not None and channel < len(colors):
+                values = np.interp(values, *tones)
             band = stored[rows, :, channel]
             if depth == "float32":
                 band[...] = values
