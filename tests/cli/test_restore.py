@@ -55,6 +55,20 @@ def test_a_dry_run_of_one_file_only_says_what_would_be_done(run, options, tmp_pa
     assert run("restore", target, "-o", target, "--dry-run", *options).code == 2
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "told"),
+    [("x.jfif", "out/", "names no known format"), ("x.png", "out.jpg", "holds no transparency")],
+)
+def test_what_cannot_be_written_is_refused_before_the_network_runs(
+    run, options, tmp_path, monkeypatch, source, target, told
+):
+    save(tmp_path / "a.png", channels=4).rename(tmp_path / source)
+    monkeypatch.setattr("pellucid.cli._batch.load_restorer", lambda *_, **__: pytest.fail("loaded"))
+    result = run("restore", tmp_path / source, "-o", f"{tmp_path}/{target}", *options)
+    assert result.code != 0
+    assert told in result.err
+
+
 @pytest.mark.parametrize("target", ["out/", "out"])
 def test_file_to_folder(run, options, tmp_path, target):
     photo = save(tmp_path / "photo.png")

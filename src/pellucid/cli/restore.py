@@ -159,6 +159,7 @@ def restore(
     from pellucid.cli._jobs import failing_as_json, print_restored, refuse_taken, tell
     from pellucid.cli._progress import Bars
     from pellucid.cli._shared import say
+    from pellucid.image_io import check_format, read_header
 
     if not plan.jobs:
         if not quiet:
@@ -170,6 +171,7 @@ def restore(
         if dry_run:
             tell(job, as_json=as_json)
             return
+        check_format(read_header(job.source), job.target)
         restorer = open_restorer(options)
         with Bars([job.source], visible=not quiet) as bars:
             report = _restore_one(restorer, job, limits, prompt, kept, overwrite, bars)
