@@ -19,7 +19,7 @@ class Protocol:
         name: "papers", "papers-y" or "files".
         psnr, ssim: names of the measures that stand as PSNR and SSIM.
         multiple: pictures are cut about their center to multiples of this before all else; 1 leaves them.
-        eight_bit: degraded and restored pictures are rounded to 8 bits, as files hold them.
+        eight_bit: degraded, restored and clean pictures are rounded to 8 bits, as files hold them.
         words: what it does, in a line.
     """
 
@@ -65,7 +65,7 @@ PROTOCOLS = {
             "ssim_rgb",
             1,
             True,
-            "RGB, whole pictures, input and output rounded to 8 bits, means over pictures",
+            "RGB, whole pictures, all rounded to 8 bits, means over pictures",
         ),
     )
 }
