@@ -130,13 +130,12 @@ def test_panel_shows_each_kind(whole: Path) -> None:
 
 
 def test_nothing_else_is_left(whole: Path) -> None:
-    names = {path.name for path in whole.iterdir() if not path.name.startswith("events")}
+    names = {path.name for path in whole.iterdir() if not path.name.startswith(("events", "lock"))}
     assert names == {
         "state.safetensors",
         "weights.safetensors",
         "training_pictures.json",
         "log.jsonl",
-        "lock",
         "panel.png",
     }
 
@@ -532,9 +531,19 @@ def test_weights_whose_run_is_gone_are_not_overwritten(photos: Path, tmp_path: P
 
 
 def test_one_folder_serves_one_training(photos: Path, tmp_path: Path) -> None:
-    with RunFolder(tmp_path).claimed(), pytest.raises(OutputExistsError, match="Another process trains in"):
+    with (
+        RunFolder(tmp_path).claimed(resumed=False),
+        pytest.raises(OutputExistsError, match="Another process trains in"),
+    ):
         train(RECIPE, photos, tmp_path, device="cpu")
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_run_that_came_between_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"kept")
+    with pytest.raises(OutputExistsError, match="meanwhile"), RunFolder(tmp_path).claimed(resumed=False):
+        (tmp_path / "state.safetensors").unlink()
+    assert (tmp_path / "state.safetensors").read_bytes() == b"kept"
 
 
 def test_another_recipes_run_is_not_continued(whole: Path, photos: Path) -> None:
@@ -666,12 +675,11 @@ def test_a_bare_machine_trains_alike(whole: Path, photos: Path, tmp_path: Path) 
     child = run_python(BARE, tmp_path / "tiny.toml", photos, folder)
     _, errors = child.communicate()
     assert child.returncode == 0, errors
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.iterdir() if path.name != "lock"} == {
         "state.safetensors",
         "weights.safetensors",
         "training_pictures.json",
         "log.jsonl",
-        "lock",
         "panel.png",
     }
     assert torch.equal(read_rgb8(folder / "panel.png"), read_rgb8(whole / "panel.png"))

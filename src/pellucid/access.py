@@ -70,8 +70,8 @@ class Access:
         tokens: one of them must come with every request; none: everybody is let in.
         public: listen on other addresses than loopback without a token.
         origins: of web pages that may call (`https://example.org`); by default none but the door's own.
-        hosts: names by which it may be called besides loopback's own and `host`; without any, these are all
-            that may if there is no token, else every name may.
+        hosts: names by which it may be called besides loopback's own and `host`; without any, every name may
+            where there is a token or `public`, else only these.
     """
 
     host: str = "127.0.0.1"

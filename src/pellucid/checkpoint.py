@@ -116,7 +116,7 @@ class Checkpoint:
             name = str(recipe["name"])
         except (TypeError, LookupError):
             return stem
-        return name if stem == "weights" and re.fullmatch(r"[\w. -]+", name) else stem
+        return name if stem == "weights" and re.fullmatch(r"\w[\w. -]*", name) else stem
 
     def write(self, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:
         """Write the file beside its target, then rename it into place.
@@ -213,9 +213,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
-        rights = (
-            temporary.stat().st_mode
-        )  # safetensors makes a file of its own, which only its owner may read
+        # safetensors makes a file of its own, which only its owner may read.
+        rights = temporary.stat().st_mode
         save_file(tensors, temporary, metadata)
         temporary.chmod(rights)
         temporary.replace(path)

@@ -172,8 +172,13 @@ def keep_freed_memory() -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator, of torch or of Python, has said no."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("alloc" in str(error) and "memory" in str(error))
+        isinstance(error, RuntimeError) and tells_of_no_memory(str(error))
     )
+
+
+def tells_of_no_memory(sentence: str) -> bool:
+    """Whether these are an allocator's words: "Failed to allocate memory", "std::bad_alloc"."""
+    return "bad_alloc" in sentence or ("alloc" in sentence and "memory" in sentence)
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -27,7 +27,6 @@ NYU_INNER = (10, 10, 630, 470)
 LEAST_SIDE = 16  # of a picture, in pixels; validation crops to multiples of it
 DEPTH_STEPS = 100  # stored depth is round(depth * DEPTH_STEPS), so that it fits 8 bits up to 2.55
 
-# role of the clean file, role of its degraded partner
 PAIR_KINDS = {  # what the pairs of a source show
     "rain_pairs": "rain",
     "low_light_pairs": "low_light",
@@ -35,6 +34,7 @@ PAIR_KINDS = {  # what the pairs of a source show
     "camera_noise_pairs": "noise",
     "haze_pairs": "haze",
 }
+# role of the clean file, role of its degraded partner
 PAIR_ROLES = {
     "low_light_pairs": ("lowlight-high", "lowlight-low"),
     "blur_pairs": ("deblur-sharp", "deblur-blur"),
@@ -42,8 +42,9 @@ PAIR_ROLES = {
     "haze_pairs": ("haze-gt", "haze-hazy"),
 }
 SPLITS = ("train", "val", "test", "demo", "any")  # the first two are read here
-ROW: dict[str, Any] = dict.fromkeys(("path", "split", "role", "sha256", "gt", "rgb"), str)
-ROW["depth_scale"] = int | float
+# of a file's fields in the manifest
+_TYPES: dict[str, Any] = dict.fromkeys(("path", "split", "role", "sha256", "gt", "rgb"), str)
+_TYPES["depth_scale"] = int | float
 TONES = (0.55, 1.8)  # least and greatest power of encoded values: paler and darker
 SOURCES = ("clean", "rain_pairs", "depth", "drawn", *PAIR_ROLES)
 
@@ -251,7 +252,7 @@ def _read_manifest(root: Path) -> list[dict[str, Any]]:
             if lacking:
                 raise ValueError(f"{file.get('path', 'a file')} lacks {', '.join(sorted(lacking))}")
             for key, value in file.items():
-                if not isinstance(value, ROW.get(key, object)):
+                if not isinstance(value, _TYPES.get(key, object)):
                     expected = "a number" if key == "depth_scale" else "a text"
                     raise ValueError(f"{key} of {file['path']} is {value!r}; expected {expected}")
             if file["split"] not in SPLITS:

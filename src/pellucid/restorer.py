@@ -435,7 +435,7 @@ def load(
     engines.check_engine(engine)
     compute.check_precision(precision)
     file = weights.find(name_or_path)
-    if file.path.suffix in engines.EXPORTED_SUFFIXES:
+    if engines.is_exported(file.path):
         return _load_exported(file.path, device, precision, memory, guard, engine)
     checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
     spec = models.get(checkpoint.model)

@@ -174,7 +174,7 @@ def train(
             log.write(step=progress.step, validation=progress.scores, seconds=progress.seconds)
         fabric.barrier()
 
-    with run.claimed() if fabric.is_global_zero else nullcontext():
+    with run.claimed(resumed=resume) if fabric.is_global_zero else nullcontext():
         log = RunLog(run.path, silent=not fabric.is_global_zero)
         if precision != recipe.precision:
             log.say(IMITATED)

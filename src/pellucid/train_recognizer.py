@@ -138,7 +138,7 @@ def train_recognizer(
     def write(**values: Any) -> None:
         log.write(step=progress.step, seconds=progress.seconds, **values)
 
-    with run.claimed():
+    with run.claimed(resumed=resume):
         log = RunLog(run.path)
         log.say(
             f"{recipe.name}: {sum(p.numel() for p in network.parameters()):,} parameters on {place}, "

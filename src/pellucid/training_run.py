@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -27,11 +28,6 @@ from pellucid.checkpoint import save_tensors
 from pellucid.data import Shards, write_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
 from pellucid.recipe import Recipe
-
-try:
-    import fcntl
-except ImportError:  # Windows: two trainings in one folder are not told apart
-    fcntl = None
 
 ENDED = 128 + signal.SIGTERM  # exit code of a process that was asked to end, as shells have it
 IMITATED = (
@@ -121,24 +117,26 @@ class RunFolder:
         return self.state.exists()
 
     @contextmanager
-    def claimed(self) -> Generator[None]:
+    def claimed(self, *, resumed: bool) -> Generator[None]:
         """Make it, hold it against other processes, and remove what a kill while saving has left.
 
         Raises:
-            OutputExistsError: another process trains in it.
+            OutputExistsError: another process trains in it, or has since it was found to hold a run, or none.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("wb") as claim:
-            try:
-                if fcntl is not None:
-                    fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputExistsError(
-                    f"Another process trains in {self.path} now. Wait for it, or name another folder "
-                    "with --run."
-                ) from error
-            self._clear()
-            yield
+        try:
+            with FileLock(self.path / "lock", timeout=0):
+                if self.state.exists() != resumed:
+                    raise OutputExistsError(
+                        f"Another process has trained in {self.path} meanwhile. Go on with it by --resume, "
+                        "or name another folder with --run."
+                    )
+                self._clear()
+                yield
+        except Timeout as error:
+            raise OutputExistsError(
+                f"Another process trains in {self.path} now. Wait for it, or name another folder with --run."
+            ) from error
 
     def _clear(self) -> None:
         for left_over in self.path.glob(".*.safetensors.*.tmp"):

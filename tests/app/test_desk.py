@@ -199,14 +199,18 @@ def test_sessions_are_apart(desk: Desk, photo):
 
 def test_what_was_sent_goes_too_but_nothing_else(desk: Desk, photo):
     sent, example = desk.folder / "a" / "cat.jpg", desk.folder / "b" / "cup.jpg"
+    outside = photo()
     for file in (sent, example):
         file.parent.mkdir()
-        file.write_bytes(photo().read_bytes())
+        file.write_bytes(outside.read_bytes())
     desk.kept = {str(example)}
-    for file in (sent, example, photo()):
+    for file in (sent, example, outside):
         desk.session("a").look(file)
+    desk.session("b").look(sent)
     desk.leave("a")
-    assert not sent.exists() and example.exists() and photo().exists()
+    assert sent.exists(), "another browser sent the same"
+    desk.leave("b")
+    assert not sent.exists() and example.exists() and outside.exists()
 
 
 def test_who_did_not_say_goodbye_is_gone_after_hours(desk: Desk, photo):

@@ -220,7 +220,6 @@ CODE = """
 import sys, time, torch
 from pathlib import Path
 from pellucid.restorer import load
-from pellucid.video import container as container_module
 from pellucid.video import restore_video
 torch.set_num_threads(int(sys.argv[4]))  # others add up in another order
 restorer = load(device="cpu", precision="float32", guard=False)

@@ -193,6 +193,10 @@ class Desk:
             self.leave(name)
         return self._sessions[key]
 
+    def was_sent_to_others(self, file: str, session: "Session") -> bool:
+        """Whether other sessions were given this file, too: equal uploads lie under one name."""
+        return any(one.was_given(file) for one in list(self._sessions.values()) if one is not session)
+
     def leave(self, key: str) -> None:
         """Close a browser's session, if it has one."""
         if (session := self._sessions.pop(key, None)) is not None:
@@ -361,11 +365,16 @@ class Session:
             target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
         return target
 
+    def was_given(self, file: str) -> bool:
+        """Whether this is one of its sources."""
+        return file in self._sources
+
     def close(self) -> None:
         """Stop, and remove all files, those that the browser sent too."""
         self.cancel()
         for original in map(Path, self._sources):
-            if original.is_relative_to(self.desk.folder) and str(original) not in self.desk.kept:
+            sent = original.is_relative_to(self.desk.folder) and str(original) not in self.desk.kept
+            if sent and not self.desk.was_sent_to_others(str(original), self):
                 original.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -20,7 +20,7 @@ from pellucid.cli._shared import describe, load_restorer, print_json, say
 from pellucid.codec.pool import preload
 from pellucid.diagnosis import DEFAULT as RECOGNIZER
 from pellucid.diagnosis import GUARD_RULE
-from pellucid.engines import EXPORTED_SUFFIXES
+from pellucid.engines import is_exported
 from pellucid.errors import CheckpointError, PellucidError
 from pellucid.image_io import Limits
 from pellucid.strength import Strength
@@ -95,12 +95,12 @@ def select(
 
 def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool = False) -> bool:
     """Restore what is left to do; whether all went well."""
-    steps = _look(plan, output, options)
+    steps, claimed = _look(plan, output, options)
     todo = [step for step in steps if isinstance(step, Job)]
     if dry_run:
         _tell(todo, as_json=options.as_json)
         return True
-    _settle(steps, output, options)
+    _settle(claimed, output, options)
     # Counts and failures, no reports: there may be millions.
     counts, failures = Counter[str](), list(plan.unreadable)
     awaited = {job.target for job in todo}
@@ -127,11 +127,12 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
     return not failures
 
 
-def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
-    """Each picture: a job, or what is known of it already."""
+def _look(plan: Jobs, output: Path, options: Options) -> tuple[list[Job | Outcome], list[Job]]:
+    """Each picture: a job, or what is known of it already; and those done that a killed run claims."""
     claims, entries = _known(output)
     settings_hash = settings_of(options).hash if entries else ""
     steps: list[Job | Outcome] = []
+    claimed: list[Job] = []
 
     def judged(planned: PlannedJob) -> tuple[Reason, Entry | None]:
         name = key(planned.target, output)
@@ -165,20 +166,19 @@ def _look(plan: Jobs, output: Path, options: Options) -> list[Job | Outcome]:
             steps.append(Outcome(job, "failed", error=kind(entry.error["message"])))
         else:
             steps.append(Outcome(job, "done") if reason == "done" else job)
-    return steps
+        if reason == "done" and key(job.target, output) in claims:
+            claimed.append(job)
+    return steps, claimed
 
 
-def _settle(steps: list[Job | Outcome], output: Path, options: Options) -> None:
+def _settle(claimed: list[Job], output: Path, options: Options) -> None:
     """Take what is done out of the claims of killed runs."""
-    done = [step.job for step in steps if isinstance(step, Outcome) and step.state == "done"]
-    if not done:
+    if not claimed:
         return
+    settings_hash = settings_of(options).hash
     with Journal(output) as journal:
-        claims = journal.claims()
-        if claimed := [job for job in done if key(job.target, output) in claims]:
-            settings_hash = settings_of(options).hash
-            for job in claimed:
-                settle(journal, job, output, settings_hash)
+        for job in claimed:
+            settle(journal, job, output, settings_hash)
 
 
 def _known(output: Path) -> tuple[dict[str, float], dict[str, Entry]]:
@@ -234,7 +234,7 @@ def _asks_recognizer(options: Options) -> bool:
     if options.prompt is not None or options.guard:
         return options.prompt is None
     path = weights.find(options.model).path
-    return path.suffix in EXPORTED_SUFFIXES or models.get(Checkpoint.read(path).model).guided
+    return is_exported(path) or models.get(Checkpoint.read(path).model).guided
 
 
 def _hash_weights(model: str) -> str:

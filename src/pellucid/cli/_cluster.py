@@ -170,9 +170,9 @@ def serve_on_cluster(place: Place, most: int, loaded: Loaded, settings: "Setting
 
 def _check_travels(model: str) -> None:
     """Refuse an exported file: machines compare hashes of weights, and its own is another."""
-    from pellucid.engines import EXPORTED_SUFFIXES
+    from pellucid.engines import is_exported
 
-    if Path(model).suffix in EXPORTED_SUFFIXES:
+    if is_exported(model):
         raise InputError(
             f"{model} is an exported file, which can't be sent to a cluster; expected weights, by name or "
             "as a .safetensors file. Give those with --engine onnxruntime or openvino: each machine exports "

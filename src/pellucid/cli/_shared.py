@@ -146,9 +146,9 @@ def precision_of_scores(model: str, precision: str | None) -> str | None:
 
     The probe by which pictures are restored is a stopwatch: by it, the same call could give other scores.
     """
-    from pellucid.engines import EXPORTED_SUFFIXES
+    from pellucid.engines import is_exported
 
-    return precision or (None if Path(model).suffix in EXPORTED_SUFFIXES else "float32")
+    return precision or (None if is_exported(model) else "float32")
 
 
 def describe(report: "Report") -> str:

@@ -48,7 +48,7 @@ def export(
     from pellucid.cli._shared import say
     from pellucid.restorer import load
 
-    if Path(model).suffix in engines.EXPORTED_SUFFIXES:
+    if engines.is_exported(model):
         raise InputError(
             f"{model} is an exported file already; expected a name of weights, or a .safetensors file. "
             "Export those it was made from."

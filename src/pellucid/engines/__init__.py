@@ -7,12 +7,12 @@ which is fastest here. Decision record 13 tells why.
 
 from pellucid.engines._base import (
     ENGINES,
-    EXPORTED_SUFFIXES,
     FORMATS,
     Engine,
     Header,
     TorchEngine,
     check_engine,
+    is_exported,
     is_installed,
     open_engine,
 )
@@ -21,7 +21,6 @@ from pellucid.engines._export import Exported, Parity, check_target, export, mea
 
 __all__ = [
     "ENGINES",
-    "EXPORTED_SUFFIXES",
     "FORMATS",
     "Choice",
     "Engine",
@@ -33,6 +32,7 @@ __all__ = [
     "check_target",
     "choose",
     "export",
+    "is_exported",
     "is_installed",
     "measure_parity",
     "open_engine",

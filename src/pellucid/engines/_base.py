@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pellucid.compute import Precision
+from pellucid.compute import Precision, tells_of_no_memory
 from pellucid.errors import CheckpointError, InputError, UnsupportedDtypeError
 from pellucid.registry import unknown_name
 
@@ -23,7 +24,6 @@ FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 ENGINES = {"torch": None, "onnxruntime": "onnx", "openvino": "openvino"}
 """Every engine, with the format of its files."""
 
-EXPORTED_SUFFIXES = frozenset(FORMATS.values())
 _VERSION = 1
 
 
@@ -230,13 +230,18 @@ def _inputs(degraded: Tensor, prompt: int | None) -> dict[str, Any]:
     return inputs if prompt is None else inputs | {"prompt": np.array([prompt])}
 
 
+def is_exported(model: str | os.PathLike[str]) -> bool:
+    """Whether this names an exported file, by its suffix."""
+    return Path(model).suffix in FORMATS.values()
+
+
 @contextmanager
 def _allocating() -> Generator[None]:
     """Turn each engine's own words for memory that it did not get into Python's."""
     try:
         yield
     except Exception as error:  # ONNX Runtime's are no RuntimeError
-        if "alloc" not in str(error):  # "Failed to allocate memory", "std::bad_alloc"
+        if not tells_of_no_memory(str(error)):
             raise
         raise MemoryError(str(error)) from error
 

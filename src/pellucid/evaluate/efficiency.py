@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pellucid import compute, models, weights
 from pellucid.checkpoint import Checkpoint
-from pellucid.engines import EXPORTED_SUFFIXES
+from pellucid.engines import is_exported
 from pellucid.errors import InputError
 from pellucid.evaluate.pairs import prompts_of
 from pellucid.image import ImageBuffer
@@ -108,7 +108,7 @@ def measure_efficiency(
         config, name = spec.config, model
     else:
         file = weights.find(model)
-        if file.path.suffix in EXPORTED_SUFFIXES:
+        if is_exported(file.path):
             raise InputError(
                 f"{file.path} is an exported file, whose steps can't be counted; expected weights. "
                 "Give the .safetensors that it was exported from."

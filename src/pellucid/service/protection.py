@@ -70,10 +70,11 @@ class Protection:
             if follows:  # it has no end that could be expected
                 latest = clock() + self.settings.send_seconds
             try:
-                async with asyncio.timeout_at(latest):
-                    for piece in _pieces(message):
+                for piece in _pieces(message):
+                    async with asyncio.timeout_at(latest):
                         await send(piece)  # waits while the client has not read what came before
-                        sent += len(piece["body"])
+                    sent += len(piece["body"])
+                    latest += len(piece["body"]) / PIECE  # 64 kB a second are read by whoever reads at all
             except TimeoutError as error:
                 scope["log"]["unread"] = True
                 raise ClientDisconnect from error

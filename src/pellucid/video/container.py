@@ -378,9 +378,8 @@ def check_copies(source: Path, film: Film, suffix: str) -> list[str]:
             pictures = result.add_stream(encoder_for(film, suffix), rate=film.rate)
             pictures.width, pictures.height, pictures.pix_fmt = film.width, film.height, "yuv420p"
             dropped = _add_others(result, container, stream, suffix)[1]
-            if (
-                suffix == ".webm" and film.pixel_aspect != 1
-            ):  # VP9 and AV1 don't hold it, PyAV can't tell WebM
+            # VP9 and AV1 don't hold it, and PyAV can't tell WebM.
+            if suffix == ".webm" and film.pixel_aspect != 1:
                 dropped.append(f"aspect {film.pixel_aspect} of a pixel")
             return dropped
         finally:
