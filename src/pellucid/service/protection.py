@@ -21,6 +21,7 @@ from pellucid.service.metrics import Metrics
 from pellucid.service.replies import EVENTS, PIECE
 from pellucid.service.settings import Settings
 
+READ_RATE = 512 * 1024  # bytes of a large reply that are read in a second by whoever reads at all
 _OPEN = ("/healthz", "/readyz")  # a load balancer has no token
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS"}
@@ -74,7 +75,7 @@ class Protection:
                     async with asyncio.timeout_at(latest):
                         await send(piece)  # waits while the client has not read what came before
                     sent += len(piece["body"])
-                    latest += len(piece["body"]) / PIECE  # 64 kB a second are read by whoever reads at all
+                    latest += len(piece["body"]) / READ_RATE
             except TimeoutError as error:
                 scope["log"]["unread"] = True
                 raise ClientDisconnect from error

@@ -15,8 +15,8 @@ class Settings(Access):
         max_pixels: width times height of a picture.
         upload_seconds: within which a body has to arrive.
         request_seconds: from there to the reply, waiting included.
-        send_seconds: within which a reply has to be read, besides a second for each 64 kB of it; and each
-            event of a job that is followed.
+        send_seconds: within which a reply has to be read, besides a second for each 512 kB of it; and
+            each event of a job that is followed.
         queue: requests that wait for the network or run on it; beyond them there is a 429.
         concurrency: requests with a picture that are being read or answered; beyond them there is a 429.
         streams: clients that follow jobs at once; beyond them there is a 429.
