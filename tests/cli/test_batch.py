@@ -68,6 +68,15 @@ def test_a_second_run_does_what_is_missing_or_changed(run, options, folder, tmp_
     assert (out / "a.png").read_bytes() == (tmp_path / "a.png").read_bytes()
 
 
+def test_what_changes_behind_a_link_is_restored_anew(run, options, folder, tmp_path):
+    (linked := folder / "linked.png").symlink_to(save(tmp_path / "elsewhere" / "d.png", 3))
+    arguments = ("restore", linked, folder / "a.png", "-o", tmp_path / "out", "--json", *options)
+    assert states(run(*arguments)) == {"linked.png": "restored", "a.png": "restored"}
+    assert states(run(*arguments)) == {"linked.png": "done", "a.png": "done"}
+    save(tmp_path / "elsewhere" / "d.png", 4)
+    assert states(run(*arguments)) == {"linked.png": "restored", "a.png": "done"}
+
+
 def test_another_rule_of_the_guard_is_another_setting(run, options, folder, tmp_path, monkeypatch):
     for number, name in enumerate(("a.png", "b.jpg", "sub/c.tif")):
         save(folder / name, number, (20, 16))  # too small to show anything

@@ -42,10 +42,10 @@ class FileState:
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> "FileState | None":
-        """The state of a regular file; none if there is none."""
+    def of(cls, path: Path, *, followed: bool = False) -> "FileState | None":
+        """The state of a file, or of a link itself unless it is `followed`; none if there is none."""
         try:
-            found = path.stat(follow_symlinks=False)
+            found = path.stat(follow_symlinks=followed)
         except (OSError, ValueError):
             return None
         return cls(found.st_size, found.st_mtime_ns)

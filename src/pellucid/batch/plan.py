@@ -97,7 +97,7 @@ def _is_link(source: Path, target: Path) -> bool:
 
 def is_same(source: Path, entry: Entry) -> bool:
     """Whether the input is the one that the entry tells of; its bytes are only read if its state differs."""
-    return FileState.of(source) == entry.input or _has_bytes_of(source, entry)
+    return FileState.of(source, followed=True) == entry.input or _has_bytes_of(source, entry)
 
 
 def _has_bytes_of(source: Path, entry: Entry) -> bool:

@@ -143,7 +143,8 @@ class Batch:
             return Outcome(job, "done")
         replaces = FileState.of(job.target) is not None
         earlier = None if claim.entry is None else claim.entry.output
-        claimed = _Claimed(replace(job, reason=reason), name, FileState.of(job.source), replaces, earlier)
+        state = FileState.of(job.source, followed=True)
+        claimed = _Claimed(replace(job, reason=reason), name, state, replaces, earlier)
         return claimed, self._codec.read(job.source)
 
     def _restore(
