@@ -225,12 +225,12 @@ def load_shards(root: str | Path, split: str) -> Shards:
     for source, (clean_role, degraded_role) in PAIR_ROLES.items():
         clean, degraded = (_by_pair_key(by_role.get(role, [])) for role in (clean_role, degraded_role))
         everywhere = {_pair_key(f["path"]) for f in files if f["role"] == clean_role}  # some are held out
-        for lone, role in (
-            *((clean[key], degraded_role) for key in clean if key not in degraded),
-            *((degraded[key], clean_role) for key in degraded if key not in everywhere),
-        ):
+        lone = [(clean[key], degraded_role) for key in clean if key not in degraded]
+        lone += [(degraded[key], clean_role) for key in degraded if key not in everywhere]
+        if lone:
+            path, role = lone[0]
             raise RecipeError(
-                f"{lone} has no partner of the role {role} and the split {split} in "
+                f"{path} has no partner of the role {role} and the split {split} in "
                 f"{root / 'manifest.json'}. Complete the pair, or remove the file."
             )
 

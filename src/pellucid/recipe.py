@@ -157,7 +157,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     ):
         faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
     if not faults:
-        faults = _unused_keys(good) + [
+        faults = _unheeded(good["model"], LOSSES, good) + [
             f"tasks.{i}: {fault}" for i, task in enumerate(tasks) for fault in _faults_beside(good, task)
         ]
     if faults:
@@ -166,26 +166,22 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     return Recipe(**good, tasks=tuple(Task(**task) for task in tasks))
 
 
-def _unused_keys(good: dict[str, Any]) -> list[str]:
-    """Keys of a recipe that its model does not heed."""
+def _unheeded(model: str, keys: tuple[str, ...], given: dict[str, Any]) -> list[str]:
+    """Which of the `keys`, that serve restoring alone, are given to a model that restores nothing."""
     from pellucid import models
 
-    model = good["model"]
     if models.get(model).restores:
         return []
-    return [f"{key} has no meaning for {model}, which restores nothing" for key in LOSSES if key in good]
+    return [f"{key} has no meaning for {model}, which restores nothing" for key in keys if key in given]
 
 
 def _faults_beside(good: dict[str, Any], task: dict[str, Any]) -> list[str]:
     """What a task without faults of its own says that its recipe's model, or mixing, can't do."""
     from pellucid import models
 
-    model, faults = good["model"], list[str]()
-    spec, config = models.get(model), good.get("config", {})
+    model = good["model"]
+    spec, config, faults = models.get(model), good.get("config", {}), _unheeded(model, RESTORING, task)
     if not spec.restores:
-        faults += [
-            f"{key} has no meaning for {model}, which restores nothing" for key in RESTORING if key in task
-        ]
         if task["kind"] not in KINDS:
             faults.append(f"{model} has no kind called {task['kind']!r}. Known: {', '.join(KINDS)}.")
         return faults

@@ -60,25 +60,24 @@ class Progress:
         A run that was given minutes keeps them when it is resumed without, unless it gets other steps.
         """
         plain: dict[str, Any] = json.loads(json.dumps(recipe.to_dict()))  # as a saved state has it
-        last = self.parts[-1] if self.parts else None
-        if last and minutes is None and plain["steps"] == last["recipe"]["steps"]:
+        part = {"from_step": self.step, "recipe": plain, "training_data_sha256": data_hash}
+        if not self.parts:
+            self.parts.append(part | {"minutes": minutes})
+            return minutes, []
+        last = self.parts[-1]
+        before = last["recipe"]
+        if minutes is None and plain["steps"] == before["steps"]:
             minutes = last["minutes"]
-        part = {"recipe": plain, "training_data_sha256": data_hash, "minutes": minutes}
-        changed: list[str] = []
-        if last:
-            changed = [
-                f"{key} was {last['recipe'].get(key)}, is {value}"
-                if key != "tasks"
-                else "the mix of tasks differs"
-                for key, value in plain.items()
-                if value != last["recipe"].get(key)
-            ]
-            if data_hash != last["training_data_sha256"]:
-                changed.append("the training pictures are others")
-            if minutes != last["minutes"]:
-                changed.append(f"the budget in minutes was {last['minutes']}, is {minutes}")
-        if changed or not last:
-            self.parts.append({"from_step": self.step, **part})
+        differing = [key for key in plain if plain[key] != before.get(key)]
+        changed = [f"{key} was {before.get(key)}, is {plain[key]}" for key in differing if key != "tasks"]
+        if "tasks" in differing:
+            changed.append("the mix of tasks differs")
+        if data_hash != last["training_data_sha256"]:
+            changed.append("the training pictures are others")
+        if minutes != last["minutes"]:
+            changed.append(f"the budget in minutes was {last['minutes']}, is {minutes}")
+        if changed:
+            self.parts.append(part | {"minutes": minutes})
         return minutes, [f"From step {self.step} on: {words}." for words in changed]
 
 
