@@ -312,13 +312,18 @@ class TorchRestorer(NetworkRunner, _Streaming):
             PellucidError: as there.
         """
         header = read_header(path)
+        pixels = header.width * header.height
+        folder, disk = compute.choose_scratch()
+        in_file = pixels > self.room and BYTES_AROUND * pixels < disk
+        return read_image(path, limits=limits, folder=folder if in_file else None)
+
+    @property
+    def room(self) -> int:
+        """The pixels of a picture that memory has room for; a larger one is kept in files."""
         memory = self.memory
         if memory is None or self.device.type != "cpu":
             memory = compute.free_memory(torch.device("cpu")) * compute.MEMORY_SHARE
-        needed = BYTES_AROUND * header.width * header.height
-        folder, disk = compute.choose_scratch()
-        in_file = needed > memory and needed < disk
-        return read_image(path, limits=limits, folder=folder if in_file else None)
+        return int(memory / BYTES_AROUND)
 
     def open(self, image: Picture) -> ImageBuffer:
         """A picture as a call takes it; a file as `read` does."""

@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pellucid import compute, scratch
 from pellucid.arrays import image_from_array
+from pellucid.batch import run as batch_run
+from pellucid.batch.journal import Journal
 from pellucid.cli import _batch as batch_module
 from pellucid.codec import worker
 from pellucid.codec.wire import Message
 from pellucid.errors import UnreadableImageError
 from pellucid.image_io import read_image, write_image
+from pellucid.restorer import TorchRestorer
 
 
 @pytest.fixture
@@ -170,9 +174,35 @@ def test_a_picture_that_breaks_libvips_costs_itself_alone(run, options, folder, 
     assert "ended the process" in result.err
 
 
+def test_a_picture_without_room_in_memory_is_kept_in_files_as_it_is_alone(
+    run, options, folder, tmp_path, monkeypatch
+):
+    large, inputs, written = save(folder / "d.tif", 4, (90, 80)), [], []
+
+    def call(self, image, *, call=TorchRestorer.__call__, **how):
+        inputs.append((image.pixels.shape[-1], scratch.folder_of(image.pixels)))
+        return call(self, image, **how)
+
+    def write(image, path, *, write=batch_run.write_image, **how):
+        written.append(path)
+        return write(image, path, **how)
+
+    monkeypatch.setattr(compute, "choose_scratch", lambda: (tmp_path, 10**9))
+    monkeypatch.setattr(TorchRestorer, "__call__", call)
+    monkeypatch.setattr(TorchRestorer, "room", 90 * 80 - 1)
+    monkeypatch.setattr(batch_run, "write_image", write)
+    assert run("restore", folder, "-o", tmp_path / "out", *options).code == 0
+    assert inputs == [(32, None)] * 2 + [(80, tmp_path), (32, None)]
+    assert written == [tmp_path / "out" / "d.tif"]
+    assert run("restore", large, "-o", tmp_path / "alone.tif", *options).code == 0
+    assert (tmp_path / "alone.tif").read_bytes() == written[0].read_bytes()
+    with Journal(tmp_path / "out") as journal:
+        assert journal.entries()["d.tif"].sha256 == hashlib.sha256(large.read_bytes()).hexdigest()
+
+
 def test_a_file_that_changes_while_it_is_read_is_not_taken(folder, monkeypatch):
     path = next(folder.rglob("*.png"))
-    ask = Message({"ask": "read", "max_pixels": 10**6, "path": str(path)})
+    ask = Message({"ask": "read", "max_pixels": 10**6, "room": 10**6, "path": str(path)})
     assert worker._answer(ask).head["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
     def read(*arguments, **options):

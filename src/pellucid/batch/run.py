@@ -10,16 +10,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pellucid.batch.journal import Entry, FileState, Journal
 from pellucid.batch.plan import Reason, Settings, judge
-from pellucid.codec.pool import CodecLimits, CodecPool, ReadFile
+from pellucid.codec.pool import CodecLimits, CodecPool
+from pellucid.codec.worker import ReadFile, read_steady
 from pellucid.errors import InputError, OutputExistsError, PellucidError
-from pellucid.image_io import Limits, copy_image, link_image, remove_leftovers, write_bytes
+from pellucid.image_io import Limits, copy_image, link_image, remove_leftovers, write_bytes, write_image
 from pellucid.restoration import Report, Restoration
-from pellucid.restorer import Restorer, ahead
+from pellucid.restorer import TorchRestorer, ahead
 from pellucid.runner import Progress
 from pellucid.strength import Strength
 
@@ -73,7 +75,7 @@ class Batch:
 
     def __init__(
         self,
-        restorer: Restorer,
+        restorer: TorchRestorer,
         journal: Journal,
         settings: Settings,
         output: Path,
@@ -88,9 +90,9 @@ class Batch:
         self._restorer, self._journal, self._output = restorer, journal, output
         self._prompt, self._strength, self._untouched = prompt, strength or Strength(), untouched
         self._overwrite, self._retry_failed, self._hash = overwrite, retry_failed, settings.hash
-        pixels = (limits or Limits()).max_pixels
+        self._limits = limits or Limits()
         self._lanes = count_lanes(restorer.describe().device)
-        self._codec = CodecPool(codec_limits(self._lanes, pixels))
+        self._codec = CodecPool(codec_limits(self._lanes, self._limits.max_pixels))
         self._writer = ThreadPoolExecutor(self._lanes, thread_name_prefix="writer")
         self._unrecorded: deque[tuple[Future[Outcome], _Claimed]] = deque()
         journal.describe(settings.hash, settings.values)
@@ -119,7 +121,7 @@ class Batch:
             self._record(outcome, claimed)
             yield outcome
 
-    def _begin(self, job: Job) -> "Outcome | tuple[_Claimed, Future[ReadFile]]":
+    def _begin(self, job: Job) -> "Outcome | tuple[_Claimed, Future[ReadFile | None]]":
         name = key(job.target, self._output)
         claim = self._journal.claim(name)
         if claim is None:
@@ -145,16 +147,19 @@ class Batch:
         earlier = None if claim.entry is None else claim.entry.output
         state = FileState.of(job.source, followed=True)
         claimed = _Claimed(replace(job, reason=reason), name, state, replaces, earlier)
-        return claimed, self._codec.read(job.source)
+        return claimed, self._codec.read(job.source, self._restorer.room)
 
     def _restore(
-        self, step: "Outcome | tuple[_Claimed, Future[ReadFile]]", progress: Progress | None
+        self, step: "Outcome | tuple[_Claimed, Future[ReadFile | None]]", progress: Progress | None
     ) -> "Outcome | Future[Outcome]":
         if isinstance(step, Outcome):
             return step
         claimed, reading = step
         try:
             file = reading.result()
+            if file is None:  # here, where a file can hold it: a process has but its memory
+                claimed.large, source = True, claimed.job.source
+                file = read_steady(source, partial(self._restorer.read, source, limits=self._limits))
             restoration = self._restorer(
                 file.image, diagnosis=self._prompt, strength=self._strength, progress=progress
             )
@@ -172,7 +177,9 @@ class Batch:
         start = time.perf_counter()
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            if not report.untouched:
+            if not report.untouched and claimed.large:
+                write_image(restoration.image, job.target, overwrite=overwrite)
+            elif not report.untouched:
                 data = self._codec.encode(restoration.image, job.target.suffix).result()
                 write_bytes(data, job.target, overwrite=overwrite)
             elif not report.guards.get("left_alone") or self._untouched == "copy":
@@ -219,6 +226,7 @@ class _Claimed:
     earlier: FileState | None  # the output, as the journal knows it
     sha256: str | None = None
     read_seconds: float = 0.0
+    large: bool = False  # more than memory has room for: this process reads and writes it
 
 
 def settle(journal: Journal, job: Job, output: Path, settings_hash: str) -> None:

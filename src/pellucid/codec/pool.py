@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pellucid import errors
 from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
-from pellucid.codec.worker import work
+from pellucid.codec.worker import ReadFile, work
 from pellucid.errors import (
     EncoderError,
     ImageTooLargeError,
@@ -62,21 +62,6 @@ class CodecLimits:
     memory: int
     max_pixels: int
     max_bytes: int
-
-
-@dataclass(frozen=True)
-class ReadFile:
-    """A picture, and what its file was.
-
-    Attributes:
-        image: the picture.
-        sha256: of the file's bytes.
-        seconds: that reading took.
-    """
-
-    image: ImageBuffer
-    sha256: str
-    seconds: float
 
 
 class CodecPool:
@@ -139,13 +124,14 @@ class CodecPool:
         ask = Message({"ask": "decode", "max_pixels": self._limits.max_pixels}, (data,))
         return self._submit(ask, UnreadableImageError, _unpack)
 
-    def read(self, path: Path) -> "Future[ReadFile]":
-        """The picture in a file.
+    def read(self, path: Path, room: int) -> "Future[ReadFile | None]":
+        """The picture in a file, or none if it has more pixels than there is `room` for in memory.
 
         Raises:
             UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as `decode`.
         """
-        ask = Message({"ask": "read", "max_pixels": self._limits.max_pixels, "path": str(path)})
+        most = self._limits.max_pixels
+        ask = Message({"ask": "read", "max_pixels": most, "room": room, "path": str(path)})
         return self._submit(ask, UnreadableImageError, _read_file)
 
     def encode(self, image: ImageBuffer, suffix: str) -> "Future[bytes]":
@@ -222,7 +208,9 @@ def _unpack(reply: Message) -> ImageBuffer:
         return unpack_image(reply)
 
 
-def _read_file(reply: Message) -> ReadFile:
+def _read_file(reply: Message) -> ReadFile | None:
+    if reply.head.get("too_large"):
+        return None
     image = _unpack(reply)
     with _sense():
         return ReadFile(image, str(reply.head["sha256"]), float(reply.head["seconds"]))

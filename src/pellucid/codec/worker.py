@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import torch
 
 from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
 from pellucid.errors import ImageTooLargeError, PellucidError, UnreadableImageError
-from pellucid.image_io import Limits, decode_header, decode_image, encode_image, read_image
+from pellucid.image import ImageBuffer
+from pellucid.image_io import Limits, decode_header, decode_image, encode_image, read_header, read_image
 
 
 def work(connection: Connection, memory: int, limit: int) -> None:
@@ -59,18 +61,13 @@ def _answer(message: Message) -> Message:
         case "header":
             return Message(asdict(decode_header(bytes(message.blobs[0]))))
         case "read":
-            start, path = time.perf_counter(), head["path"]
-            before = _state(path)
-            packed = pack_image(read_image(path, limits=Limits(max_pixels=head["max_pixels"])))
-            with Path(path).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if _state(path) != before:  # the pixels would be others than those of the bytes that are known
-                raise UnreadableImageError(
-                    f"{path} was changed while it was read; expected a file that stays as it is. "
-                    "Run the command again."
-                )
-            seconds = time.perf_counter() - start
-            return Message({**packed.head, "sha256": digest, "seconds": seconds}, packed.blobs)
+            path, limits = head["path"], Limits(max_pixels=head["max_pixels"])
+            header = read_header(path)
+            if head["room"] < header.width * header.height <= limits.max_pixels:
+                return Message({"too_large": True})
+            file = read_steady(path, lambda: read_image(path, limits=limits))
+            packed = pack_image(file.image)
+            return Message({**packed.head, "sha256": file.sha256, "seconds": file.seconds}, packed.blobs)
         case "decode":
             limits = Limits(max_pixels=head["max_pixels"])
             return pack_image(decode_image(bytes(message.blobs[0]), limits=limits))
@@ -78,7 +75,44 @@ def _answer(message: Message) -> Message:
             return Message({}, (encode_image(unpack_image(message), head["suffix"]),))
 
 
-def _state(path: str) -> tuple[int, int, int] | None:
+@dataclass(frozen=True)
+class ReadFile:
+    """A picture, and what its file was.
+
+    Attributes:
+        image: the picture.
+        sha256: of the file's bytes.
+        seconds: that reading took.
+    """
+
+    image: ImageBuffer
+    sha256: str
+    seconds: float
+
+
+def read_steady(path: str | Path, read: Callable[[], ImageBuffer]) -> ReadFile:
+    """The picture that `read` gives, of a file that stays as it is meanwhile.
+
+    Raises:
+        UnreadableImageError: it changed: its pixels may be others than those of the bytes that are hashed.
+        PellucidError: whatever `read` raises.
+    """
+    start, before = time.perf_counter(), _state(path)
+    image = read()
+    try:
+        with Path(path).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        digest = None
+    if digest is None or _state(path) != before:
+        raise UnreadableImageError(
+            f"{path} was changed while it was read; expected a file that stays as it is. "
+            "Run the command again."
+        )
+    return ReadFile(image, digest, time.perf_counter() - start)
+
+
+def _state(path: str | Path) -> tuple[int, int, int] | None:
     try:
         found = Path(path).stat()
     except OSError:  # told by who reads it
