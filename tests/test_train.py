@@ -140,7 +140,9 @@ def test_nothing_else_is_left(whole: Path) -> None:
     }
 
 
-def test_every_hundred_steps_are_logged(photos: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_every_hundred_steps_are_logged_and_the_last_ones(
+    photos: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     """With a network of one weight, a hundred steps take no time."""
 
     class Gain(nn.Module):
@@ -154,13 +156,13 @@ def test_every_hundred_steps_are_logged(photos: Path, tmp_path: Path, monkeypatc
 
     spec = training.models.get("daair_s")
     monkeypatch.setattr(training.models, "get", lambda _: replace(spec, build=Gain))
-    recipe = replace(RECIPE, tasks=(Task("clean", 1, "clean"),), steps=200, learning_rate=0.01, ema_decay=0.9)
+    recipe = replace(RECIPE, tasks=(Task("clean", 1, "clean"),), steps=210, learning_rate=0.01, ema_decay=0.9)
     train(recipe, photos, tmp_path / "run", device="cpu")
-    first, second = (row for row in log(tmp_path / "run") if "loss" in row)
-    assert (first["step"], second["step"]) == (100, 200)
-    assert second["loss"] < 0.7 * first["loss"]
-    assert 0 < second["learning_rate"] < first["learning_rate"] < 0.01
-    assert "step 100 · 50% · loss" in capsys.readouterr().err
+    first, second, last = (row for row in log(tmp_path / "run") if "loss" in row)
+    assert (first["step"], second["step"], last["step"]) == (100, 200, 210)
+    assert last["loss"] < second["loss"] < 0.7 * first["loss"]
+    assert 0 < last["learning_rate"] < second["learning_rate"] < first["learning_rate"] < 0.01
+    assert "step 100 · 47% · loss" in capsys.readouterr().err
 
 
 # Learning

@@ -197,9 +197,18 @@ def train(
                 resumed=resume,
                 say=log.say,
             )
+        recent: list[Tensor] = []
+
+        def tell(done: float) -> None:
+            value = fabric.all_reduce(torch.stack(recent).mean(), reduce_op="mean").item()
+            recent.clear()
+            check_weights(network, progress.step)
+            left = progress.seconds * (1 - done) / done if done > 0 else 0.0
+            log.write(step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds)
+            log.say(f"step {progress.step} · {done:.0%} · loss {value:.4f} · {_clock(left)} left")
+
         last = time.monotonic()
         next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
-        recent: list[Tensor] = []
         with _telling_of_a_lost_process(fabric, run.path), watching_for_the_end() as is_asked_to_end:
             while True:
                 done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
@@ -243,14 +252,7 @@ def train(
                     keep()
                     log.end(progress.step)
                 if progress.step % LOG_EVERY == 0:
-                    value = fabric.all_reduce(torch.stack(recent).mean(), reduce_op="mean").item()
-                    recent.clear()
-                    check_weights(network, progress.step)
-                    left = progress.seconds * (1 - done) / done if done > 0 else 0.0
-                    log.write(
-                        step=progress.step, loss=value, learning_rate=learning_rate, seconds=progress.seconds
-                    )
-                    log.say(f"step {progress.step} · {done:.0%} · loss {value:.4f} · {_clock(left)} left")
+                    tell(done)
                 if progress.seconds >= next_validation:
                     look(validation_limit)
                     next_validation = progress.seconds + 60 * validate_every
@@ -259,6 +261,8 @@ def train(
                     keep()
                     next_save = progress.seconds + 60 * save_every
 
+        if recent:
+            tell(1.0)
         keep()  # before the long look, so that a kill meanwhile costs no training
         look(FINAL_LIMIT)
         keep()

@@ -8,7 +8,7 @@ import pyvips
 import torch
 
 from pellucid.explain import draw_explanation, draw_routing_table, explain_picture, explain_shards
-from pellucid.explain._canvas import AFTER, DIVERGING, INK, SEQUENTIAL, Canvas, _letters, paint, shrink
+from pellucid.explain.canvas import AFTER, DIVERGING, INK, SEQUENTIAL, Canvas, _letters, paint, shrink
 from pellucid.explain.figure import HEAD, MARGIN, TITLE, WIDTH
 from pellucid.image import ImageBuffer
 from pellucid.restoration import Report

@@ -4,13 +4,13 @@ import base64
 import binascii
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.arrays import image_from_array
 from pellucid.errors import InputError
-from pellucid.explain._canvas import HEAT
+from pellucid.explain.canvas import HEAT, paint
 from pellucid.explain.change import Change, measure_change
 from pellucid.image import ImageBuffer, Source
 from pellucid.image_io import Limits, decode_image, encode_image
@@ -59,7 +59,8 @@ def write_layers(degraded: ImageBuffer, restored: Tensor | None, folder: Path) -
     for name, pixels in layers.items():
         (folder / f"{name}.jpg").write_bytes(encode_preview(degraded, pixels))
     change = measure_change(fit(before, CHANGE_SIDE), fit(after, CHANGE_SIDE))
-    heat = ImageBuffer(_paint(torch.hypot(change.lightness, change.color) / FULL))
+    colors = paint(torch.hypot(change.lightness, change.color).numpy(), 0, FULL, HEAT)  # (H, W, 3)
+    heat = image_from_array(colors)
     (folder / "change.png").write_bytes(encode_image(heat, ".png"))
     return [*layers, "change"], change
 
@@ -92,10 +93,3 @@ def read_region(data_url: str) -> Tensor | None:
         raise InputError("The region's base64 can't be read. Paint it again.") from error
     region = decode_image(data, limits=Limits(max_pixels=SIDE * SIDE)).pixels[:1].clone()
     return region if bool(region.any()) else None
-
-
-def _paint(share: Tensor) -> Tensor:
-    """(H, W) in [0, 1] as colors (3, H, W), clamped above."""
-    places = np.linspace(0, 1, len(HEAT))
-    colors = [np.interp(share.numpy(), places, band) / 255 for band in zip(*HEAT, strict=True)]
-    return torch.from_numpy(np.stack(colors)).float()

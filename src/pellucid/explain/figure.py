@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.explain._canvas import (
+from pellucid.explain.canvas import (
     AFTER,
     BEFORE,
     DIVERGING,
