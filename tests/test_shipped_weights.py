@@ -48,6 +48,33 @@ def test_clean_photographs_need_nothing(recognizer, photograph):
     assert recognizer(photograph).needs_nothing()
 
 
+def plain(*color: int) -> torch.Tensor:
+    return torch.tensor(color)[:, None, None].expand(3, 128, 160) / 255
+
+
+RAMP = (torch.linspace(0, 1, 128)[:, None] + torch.linspace(0, 1, 160)) / 2
+
+
+PLAIN = {
+    "black": plain(0, 0, 0),
+    "nearly black": plain(10, 10, 10),
+    "dark": plain(33, 25, 23),
+    "red": plain(200, 30, 40),
+    "pale": plain(240, 240, 235),
+    "white": plain(255, 255, 255),
+    "ramp": RAMP.expand(3, -1, -1),
+    "dark ramp": 0.2 * RAMP.expand(3, -1, -1),
+    "blue ramp": plain(120, 170, 230) * RAMP,
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_flat_colors_and_ramps_come_back(name):
+    picture = PLAIN[name].contiguous()
+    restored = load(device="cpu", precision="float32")(picture).tensor
+    assert psnr_rgb(restored[None], picture[None]) > 44
+
+
 @pytest.mark.parametrize(("model", "least"), [("daair_s.5task", 3), ("dfpir_s.5task", 1.5)])
 @pytest.mark.parametrize("softness", [0.0, 0.6])
 def test_film_grain_is_removed(model, least, softness):
