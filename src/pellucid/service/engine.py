@@ -149,7 +149,7 @@ class Engine:
     ) -> Restored:
         """Restore the picture in a file.
 
-        What comes back is, byte for byte, what `pellucid restore` writes.
+        What comes back is, byte for byte, what `pellucid restore` writes in the same precision.
 
         Args:
             data: the file.
