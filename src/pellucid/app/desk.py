@@ -345,7 +345,7 @@ class Session:
         return target
 
     def write_report(self, strength: Strength) -> Path:
-        """What was done to each picture, as JSON: one row for each, as `pellucid restore --json` prints it.
+        """What was done to each picture, as JSON: a row for each, with the report of `restore --json`.
 
         "region" is the share of the picture that was restored, where a part was painted.
 
