@@ -245,7 +245,7 @@ class Session:
     def restore(self, files: Sequence[str | os.PathLike[str]], options: Options) -> Generator[Step]:
         """Restore pictures one after another; `items` and `failures` then hold what became of them.
 
-        Closing the generator, or `cancel`, stops the run after the tile it works on.
+        Closing the generator, or `cancel`, stops the run after the tile, or pass of strips, it works on.
 
         Raises:
             PellucidError: the options can't be used; pictures that can't be are `failures`.

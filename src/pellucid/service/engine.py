@@ -155,7 +155,8 @@ class Engine:
             data: the file.
             options: how.
             target: format of the result, as in `SUFFIX`.
-            progress: called with (tiles done, tiles in all) after each tile, in the network's thread.
+            progress: called with (parts done, parts in all) after each tile, or each pass in strips, in
+                the network's thread.
 
         Raises:
             PellucidError: whatever can be foreseen.
@@ -200,7 +201,7 @@ class Engine:
             return await self._timed("network", self._on_network(lambda _: self.recognizer(image), None))
 
     async def _on_network(self, run: Callable[[Progress], T], progress: Progress | None) -> T:
-        """Run in the network's thread; stop after the present tile once nobody waits."""
+        """Run in the network's thread; stop after the present tile or pass once nobody waits."""
         gone = threading.Event()
 
         def tile_done(done: int, tiles: int) -> None:

@@ -21,7 +21,7 @@ _STORAGE_PAUSE = 5.0  # seconds, before a full disk is tried again
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running job is: tiles done, of how many (0 while that is not known)."""
+    """How far a running job is: tiles, or passes of strips, done, of how many (0 while that is not known)."""
 
     done: int = 0
     tiles: int = 0

@@ -105,7 +105,7 @@ async def create(
     responses={200: _JOB, **problems.documented(*_OF_ONE)},
 )
 async def show(request: Request, job_id: JobId) -> JSONResponse:
-    """State, progress in tiles, and once it has ended the report or the problem."""
+    """State, progress (tiles, or passes of strips), and once it has ended the report or the problem."""
     service = state.of(request)
     return JSONResponse(_describe(await _find(service, job_id), service))
 
@@ -163,7 +163,7 @@ async def result(request: Request, job_id: JobId) -> Response:
     },
 )
 async def events(request: Request, job_id: JobId) -> StreamingResponse:
-    """The job as it is now, then at each change: when it begins, after each tile, and when it ends."""
+    """The job as it is now, then at each change: as it begins, after each tile or pass, and as it ends."""
     service = state.of(request)
     await _find(service, job_id)
     service.streams.check()
