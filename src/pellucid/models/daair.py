@@ -551,6 +551,7 @@ def finish_in_strips(x: FeatureMap, streams: EmbeddingStreams, block: EncoderBlo
 class DaAIR(nn.Module):
     """The network. `forward` restores; `forward_train` also gives the balance loss.
 
+    The picture is added after the last convolution, not before it as drawn: there it would meet C channels.
     `after_step` moves the controllers, and is called after each optimizer step.
 
     Attributes:
