@@ -235,6 +235,14 @@ def test_learning_rate_warms_up_and_falls(step: int, done: float, expected: floa
     assert learning_rate_at(recipe, step, done) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("step", "expected"), [(4, 0.5), (10, 1.0), (60, 0.5), (110, 0.0), (200, 0.0)])
+def test_a_cosine_longer_than_the_run_begins_after_the_warm_up(step: int, expected: float) -> None:
+    recipe = replace(
+        RECIPE, learning_rate=1.0, final_learning_rate=0.0, warmup_steps=10, cosine_steps=110, steps=80
+    )
+    assert learning_rate_at(recipe, step, done=0.7) == pytest.approx(expected, abs=1e-9)
+
+
 def test_minutes_replace_steps(photos: Path, tmp_path: Path, monkeypatch) -> None:
     clock = iter(range(0, 10_000, 10))  # each look at the clock finds ten seconds gone
     monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))

@@ -55,11 +55,11 @@ class Recipe:
         lots: a batch is drawn in so many equal lots, each with a seed of its own, so that every number of
             processes that divides it trains on the same pictures.
         steps: length in optimizer steps; a wall-clock budget (`--minutes`) replaces it.
-        learning_rate: where the cosine begins, at the first step; it falls with every step.
+        learning_rate: where the cosine begins; it falls with every step.
         final_learning_rate: at the end of the cosine.
-        cosine_steps: length of the cosine where the run stops before its end; 0 is that of the run.
-        warmup_steps: the cosine is multiplied by a linear rise from zero over so many steps, so that a long
-            warm-up stays below `learning_rate`.
+        cosine_steps: where the cosine ends, if the run stops before; it then begins after the warm-up. With 0
+            it takes the whole run, warm-up and all.
+        warmup_steps: the cosine is multiplied by a linear rise from zero over so many steps.
         betas, weight_decay: of AdamW.
         clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
         ema_decay: of the averaged weights, which are the ones kept.

@@ -194,9 +194,10 @@ def check_weights(network: nn.Module, step: int) -> None:
 
 
 def learning_rate_at(recipe: Recipe, step: int, done: float) -> float:
-    """Linear warm-up by steps, times a cosine over the run, or over `cosine_steps`."""
+    """Linear warm-up by steps, times a cosine over the run; with `cosine_steps`, a cosine after it."""
     if recipe.cosine_steps:
-        done = min(1.0, step / recipe.cosine_steps)
+        falling = (step - recipe.warmup_steps) / max(recipe.cosine_steps - recipe.warmup_steps, 1)
+        done = min(1.0, max(0.0, falling))
     low, high = recipe.final_learning_rate, recipe.learning_rate
     cosine = low + (high - low) * 0.5 * (1 + math.cos(math.pi * done))
     return cosine * min(1.0, (step + 1) / max(recipe.warmup_steps, 1))
