@@ -1,11 +1,13 @@
 """The buffer's own checks, and the color grown in under transparency."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
-from pellucid.image import ImageBuffer, Source, fill_transparent
+from pellucid.errors import InputError
+from pellucid.image import ImageBuffer, Source, fill_transparent, value_range
 
 
 def test_size_is_height_and_width_of_the_pixels() -> None:
@@ -18,13 +20,22 @@ def test_size_is_height_and_width_of_the_pixels() -> None:
     "pixels", [torch.zeros(1, 4, 7), torch.zeros(1, 3, 4, 7), torch.zeros(3, 4, 7, dtype=torch.float64)]
 )
 def test_pixels_of_another_shape_or_dtype_are_refused(pixels: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"expected float32 \(3, H, W\)"):
+    with pytest.raises(InputError, match=r"expected float32 \(3, H, W\)"):
         ImageBuffer(pixels)
 
 
 def test_alpha_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected \(1, 4, 7\)"):
+    with pytest.raises(InputError, match=r"expected \(1, 4, 7\)"):
         ImageBuffer(torch.zeros(3, 4, 7), torch.zeros(1, 7, 4))
+
+
+def test_a_range_is_found_in_all_bands(monkeypatch) -> None:
+    monkeypatch.setattr("pellucid.scratch.TRIM_BYTES", 2 * 3 * 7 * 4)  # a row each
+    pixels = torch.full((3, 5, 7), 0.5)
+    pixels[0, 1, 2], pixels[2, 4, 6] = -1, 2
+    assert value_range(pixels) == (-1, 2)
+    pixels[1, 0, 0] = torch.nan
+    assert all(map(math.isnan, value_range(pixels)))
 
 
 def test_sources_compare_without_their_hidden_colors() -> None:
@@ -52,6 +63,12 @@ def test_fill_from_one_faint_pixel_takes_its_color_everywhere() -> None:
     alpha[0, 100, 20] = 1 / 65_535
     filled = fill_transparent(pixels, alpha)
     assert torch.allclose(filled, torch.tensor([0.9, 0.5, 0.1])[:, None, None].expand_as(filled), atol=1e-5)
+
+
+def test_fill_of_white_is_no_more_than_white() -> None:
+    rng = torch.Generator().manual_seed(0)
+    alpha = torch.rand(1, 50, 50, generator=rng) * (torch.rand(1, 50, 50, generator=rng) > 0.6)
+    assert float(fill_transparent(torch.ones(3, 50, 50), alpha).max()) == 1
 
 
 def test_fill_is_smooth_across_the_edge() -> None:

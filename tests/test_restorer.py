@@ -108,11 +108,21 @@ def test_guided_networks_are_told_what_is_wrong(monkeypatch):
             blind(picture, diagnosis="rain")
 
 
-@pytest.mark.parametrize("pixels", [torch.zeros(3, 0, 4), torch.full((3, 4, 4), float("nan"))])
 @pytest.mark.parametrize("restorer", [toy(), IdentityRestorer()], ids=["torch", "identity"])
-def test_a_buffer_without_a_picture_is_refused(restorer, pixels):
+def test_a_buffer_without_a_picture_is_refused(restorer):
     with pytest.raises(InputError, match="at least one pixel"):
-        restorer(ImageBuffer(pixels))
+        restorer(ImageBuffer(torch.zeros(3, 0, 4)))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.2, 255, torch.nan, torch.inf])
+def test_a_buffer_out_of_range_is_refused_as_a_tensor_is(value):
+    pixels, alpha = torch.full((3, 4, 5), 0.5), torch.ones(1, 4, 5)
+    pixels[1, 2, 3] = value
+    with pytest.raises(InputError, match=r"The picture holds values from .*; expected 0 to 1\. Divide"):
+        toy()(ImageBuffer(pixels))
+    alpha[0, 2, 3] = value
+    with pytest.raises(InputError, match=r"The picture's alpha holds values from .*; expected 0 to 1\."):
+        toy()(ImageBuffer(torch.rand(3, 4, 5), alpha))
 
 
 def test_load_a_file(small_weights):

@@ -33,7 +33,7 @@ def image_from_array(array: Array) -> ImageBuffer:
     if array.dtype.name in _DEPTHS:
         scaled = array.astype(np.float32) / np.iinfo(array.dtype).max
     elif array.dtype.kind == "f":
-        _refuse_wrong_range(float(array.min()), float(array.max()), "array")
+        refuse_wrong_range(float(array.min()), float(array.max()), "array")
         scaled = array.astype(np.float32)
     else:
         raise InputError(
@@ -70,7 +70,7 @@ def image_from_tensor(tensor: Tensor) -> ImageBuffer:
             "or more in [0, 1]. Pass pictures one by one."
         )
     tensor = tensor.detach()
-    _refuse_wrong_range(float(tensor.min()), float(tensor.max()), "tensor")
+    refuse_wrong_range(float(tensor.min()), float(tensor.max()), "tensor")
     return ImageBuffer(tensor.to("cpu", torch.float32), None, Source(depth="float32"))
 
 
@@ -96,7 +96,12 @@ def array_from_image(image: ImageBuffer, dtype: np.dtype[Any] | None = None) -> 
     return array[..., 0] if array.shape[2] == 1 else array
 
 
-def _refuse_wrong_range(lowest: float, highest: float, what: str) -> None:
+def refuse_wrong_range(lowest: float, highest: float, what: str) -> None:
+    """Refuse a picture by its least and its greatest value.
+
+    Raises:
+        InputError: they are not in [0, 1], or NaN.
+    """
     if not (lowest >= 0 and highest <= 1):  # so written, NaN is refused too
         raise InputError(
             f"The {what} holds values from {lowest:.6g} to {highest:.6g}; expected 0 to 1. "

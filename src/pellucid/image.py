@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid import scratch
+from pellucid.errors import InputError
 
 SampleFormat = Literal["uint8", "uint16", "float32"]
 Mode = Literal["rgb", "gray", "palette", "cmyk"]
@@ -54,6 +55,9 @@ class ImageBuffer:
             alpha is 0, `pixels` hold colors grown in from the opaque neighbors.
         alpha: (1, H, W) float32 in [0, 1], or none if the picture is opaque.
         source: how the picture was stored.
+
+    Raises:
+        InputError: another shape or dtype. The values are looked at where the picture is restored.
     """
 
     pixels: Tensor
@@ -62,13 +66,14 @@ class ImageBuffer:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[0] != 3 or self.pixels.dtype != torch.float32:
-            raise ValueError(
-                f"pixels are {self.pixels.dtype} of shape {tuple(self.pixels.shape)}; "
-                "expected float32 (3, H, W)"
+            raise InputError(
+                f"The pixels are {self.pixels.dtype} of shape {tuple(self.pixels.shape)}; "
+                "expected float32 (3, H, W). Convert them first."
             )
         if self.alpha is not None and self.alpha.shape != (1, *self.pixels.shape[1:]):
-            raise ValueError(
-                f"alpha has shape {tuple(self.alpha.shape)}; expected {(1, *self.pixels.shape[1:])}"
+            raise InputError(
+                f"The alpha has shape {tuple(self.alpha.shape)}; expected {(1, *self.pixels.shape[1:])}, "
+                "that of the pixels. Crop or grow it."
             )
 
     @property
@@ -88,6 +93,13 @@ def is_finite(x: Tensor) -> bool:
     return all(math.isfinite(float(x[:, rows].sum(dtype=torch.float64))) for rows in bands)
 
 
+def value_range(x: Tensor) -> tuple[float, float]:
+    """The least and the greatest of (C, H, W), without taking memory; both NaN where one is."""
+    bands = scratch.bands(x.shape[1], x[:, 0].nbytes)
+    ranges = torch.stack([torch.stack(torch.aminmax(x[:, rows])) for rows in bands])  # (bands, 2)
+    return float(ranges[:, 0].min()), float(ranges[:, 1].max())
+
+
 def fill_transparent(pixels: Tensor, alpha: Tensor) -> Tensor:
     """The picture with smooth color where it is fully transparent.
 
@@ -103,7 +115,8 @@ def fill_transparent(pixels: Tensor, alpha: Tensor) -> Tensor:
     """
     if not bool((alpha > 0).any()):
         return torch.full_like(pixels, 0.5)
-    return torch.where(alpha > 0, pixels, _pulled((pixels * alpha)[None], alpha[None])[0])
+    grown = _pulled((pixels * alpha)[None], alpha[None])[0].clamp_(max=1)  # what rounding adds to white
+    return torch.where(alpha > 0, pixels, grown)
 
 
 def _pulled(weighted: Tensor, weight: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pellucid.arrays import image_from_array, image_from_tensor
+from pellucid.arrays import image_from_array, image_from_tensor, refuse_wrong_range
 from pellucid.errors import InputError
-from pellucid.image import ImageBuffer, is_finite
+from pellucid.image import ImageBuffer, value_range
 from pellucid.image_io import decode_image, read_image
 
 Picture = bytes | str | os.PathLike[str] | ImageBuffer | NDArray[np.generic] | Tensor
@@ -22,14 +22,17 @@ def open_picture(image: Picture) -> ImageBuffer:
             tensor (3, H, W), floating point in [0, 1].
 
     Raises:
-        InputError: it can't be read, has no pixel, or numbers that are not finite.
+        InputError: it can't be read, has no pixel, or values outside [0, 1], or NaN.
     """
     if isinstance(image, ImageBuffer):
-        if not image.pixels.numel() or not is_finite(image.pixels):
+        if not image.pixels.numel():
             raise InputError(
-                f"The picture is {image.width} x {image.height} pixels, or holds NaN or infinity; expected "
-                "at least one pixel, and numbers from 0 to 1. Repair it first."
+                f"The picture is {image.width} x {image.height} pixels; expected at least one pixel. "
+                "Check its size."
             )
+        refuse_wrong_range(*value_range(image.pixels), "picture")
+        if image.alpha is not None:
+            refuse_wrong_range(*value_range(image.alpha), "picture's alpha")
         return image
     if isinstance(image, np.ndarray):
         return image_from_array(image)

@@ -22,6 +22,7 @@ from pellucid.codec.worker import ReadFile, work
 from pellucid.errors import (
     EncoderError,
     ImageTooLargeError,
+    InputError,
     PellucidError,
     TimeLimitError,
     UnreadableImageError,
@@ -197,7 +198,7 @@ def _sense() -> Generator[None]:
     """A process that a picture has taken over may answer anything."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise UnreadableImageError(
             "Reading the picture gave something that is no picture. Check the file."
         ) from error

@@ -103,7 +103,7 @@ def unpack_image(message: Message) -> ImageBuffer:
     """The picture of a message.
 
     Raises:
-        ValueError, KeyError, TypeError: it is none.
+        ValueError, KeyError, TypeError, InputError: it is none.
     """
     head, blobs = message.head, list(message.blobs)
     planes: dict[str, Tensor] = {}
