@@ -43,6 +43,7 @@ def test_light_is_put_back_where_it_went_and_nowhere_else():
     far = 100 + 2 * light.REACH * light.CELL + 2 * light.CELL
     assert (kept[:, :, :28] - 0.5).abs().max() < 2e-3
     assert torch.allclose(kept[:, :, far:], degraded[:, :, far:], atol=1e-5)
+    assert (kept[:, :, 100 + (light.REACH + 1) * light.CELL] - 0.5).abs().min() > 1e-3  # falling off, not cut
 
 
 def test_the_neighborhood_is_wider_than_what_a_blur_moves():
@@ -65,6 +66,17 @@ def test_gains_have_no_steps():
     restored[:, :, :64] = 0.4
     inside = keep_light(degraded, restored)[0, 64, :64]
     assert inside.diff().abs().max() < 0.005  # steps of cells would be eight times as high
+
+
+def test_what_lies_beyond_the_range_counts_as_its_end():
+    degraded, restored = smooth(64, 80), 3 * smooth(64, 80) - 1
+    assert torch.equal(keep_light(degraded, restored.clone()), keep_light(degraded, restored.clamp(0, 1)))
+
+
+def test_a_mirrored_picture_gives_the_mirrored_result():
+    degraded, restored = smooth(96, 128), torch.full((3, 96, 128), 0.4)
+    mirrored = keep_light(degraded.flip(1, 2), restored.clone()).flip(1, 2)
+    assert torch.allclose(mirrored, keep_light(degraded, restored.clone()), atol=1e-5)
 
 
 def test_black_stays_black_and_the_result_in_range():

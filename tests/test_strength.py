@@ -60,6 +60,23 @@ def test_a_flat_picture_tells_no_gain():
     assert torch.allclose(offset, torch.full((3, 40, 50), 0.4), atol=1e-3)
 
 
+def test_gains_stay_in_their_range():
+    hills = F.interpolate(torch.rand(1, 3, 5, 6, generator=torch.Generator().manual_seed(0)), (100, 120))[0]
+    for degraded, restored in ((hills, 1 - hills), (hills / 50, hills)):
+        gain, _ = fit_tone(degraded, restored)
+        assert gain.min() >= 0.25 - 1e-4 and gain.max() <= 16 + 1e-3
+
+
+def test_what_lies_beyond_the_range_counts_as_its_end(clean):
+    degraded, beyond = clean * 0.4 + 0.1, 3 * clean - 1
+    for strength in (0.5, {"haze": 0.5}, {"noise": 0.5}):
+        mix = Strength.of(strength).mix
+        assert torch.equal(mix(degraded, beyond), mix(degraded, beyond.clamp(0, 1)))
+    degraded[:, 120, 125] = 0.9  # which the gain alone would take beyond white
+    half = Strength(tone=0.5, detail=0.0).mix(degraded, clean)
+    assert torch.allclose(half[:, 120, 125], torch.tensor(0.95))
+
+
 @given(kinds=st.dictionaries(KINDS, SHARES, max_size=2))
 @settings(max_examples=30, deadline=None)
 def test_between_the_input_and_the_result_nothing_jumps(kinds):
@@ -96,6 +113,13 @@ def test_bands_give_what_the_whole_gives(clean, strength, monkeypatch):
     assert torch.equal(Strength.of(strength).mix(degraded, clean), whole)
 
 
+def test_what_is_in_a_file_is_mixed_into_a_file(tmp_path):
+    restored = scratch.create((3, 20, 30), torch.float32, tmp_path)
+    for strength in (1, 0.5, {"haze": 0.5}):
+        mixed = Strength.of(strength).mix(torch.zeros(3, 20, 30), restored)
+        assert scratch.folder_of(mixed) == tmp_path
+
+
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 40), (3, 5, 3)])
 def test_tiny_pictures(shape):
     degraded, restored = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
@@ -125,3 +149,8 @@ def test_kinds_that_cant_be_told_apart_need_one_share():
         Strength.of({"noise": 0.5, "rain": 0.2})
     with pytest.raises(InputError, match="noise"):
         Strength.of({"nose": 0.5})
+
+
+def test_a_kind_is_named_once():
+    with pytest.raises(InputError, match="strength of haze is given twice"):
+        Strength.parse("haze=1,noise=0.5, haze=0.5")
