@@ -116,6 +116,14 @@ def test_all_sorts_of_pictures_are_taken(recognizer, tmp_path):
 def test_small_pictures_are_unknown(recognizer):
     assert recognizer(torch.rand(3, 31, 200)).verdict == "unknown"
     assert not recognizer(torch.rand(3, 31, 200)).familiar
+    small = conclude(answers(noise=5.0), CONFIG, large_enough=False)
+    assert (small.verdict, small.familiar) == ("unknown", False)
+
+
+def test_of_a_strange_or_small_picture_it_is_not_sure_that_its_light_was_kept():
+    assert conclude(answers(blur=5.0), CONFIG).keeps_light
+    assert not conclude(answers(blur=5.0, novelty=2.5), CONFIG).keeps_light
+    assert not conclude(answers(blur=5.0), CONFIG, large_enough=False).keeps_light
 
 
 def test_files_of_other_networks_are_refused_both_ways(small_weights, tmp_path):
