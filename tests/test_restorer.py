@@ -42,6 +42,14 @@ def test_what_memory_has_no_room_for_is_kept_in_files(suffix, tmp_path, monkeypa
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_what_no_disk_has_room_for_is_read_into_memory(tmp_path, monkeypatch):
+    source = tmp_path / "source.png"
+    write_image(image_from_array(np.zeros((20, 30, 3), np.uint8)), source)
+    for disk, folder in ((10**6, tmp_path), (1000, None)):
+        monkeypatch.setattr(compute, "choose_scratch", lambda disk=disk: (tmp_path, disk))
+        assert scratch.folder_of(toy(memory=1000).read(source).pixels) == folder
+
+
 def test_strength_mixes_and_zero_is_the_input():
     picture, restorer = torch.rand(3, 20, 20), toy()
     full = restorer(picture).tensor
@@ -180,9 +188,11 @@ def guarded(oracle: Oracle, spec: ModelSpec = BLIND, *, guard: bool = True) -> T
 def test_a_good_picture_is_left_alone_bit_by_bit(tmp_path):
     restorer = guarded(Oracle(nothing=5.0))
     array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    restoration = restorer(array)
+    told: list[tuple[int, int]] = []
+    restoration = restorer(array, progress=lambda *parts: told.append(parts))
     assert np.array_equal(restoration.array, array)
     assert restoration.report.guards == {"left_alone": True}
+    assert told == [(1, 1)]  # it is done
     assert restoration.report.tiles == 0
     assert restoration.report.recognized["verdict"] == "nothing wrong"
     assert restoration.report.seconds.keys() == {"read", "recognize"}
