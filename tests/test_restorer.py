@@ -112,8 +112,9 @@ def test_guided_networks_are_told_what_is_wrong(monkeypatch):
     with pytest.raises(InputError, match="no prompt of toy_guided called '5'"):
         restorer(picture, diagnosis=5)
     for blind in (toy(), IdentityRestorer()):
-        with pytest.raises(InputError, match="blind"):
-            blind(picture, diagnosis="rain")
+        for strength in (1, 0):
+            with pytest.raises(InputError, match="blind"):
+                blind(picture, diagnosis="rain", strength=strength)
 
 
 @pytest.mark.parametrize("restorer", [toy(), IdentityRestorer()], ids=["torch", "identity"])
