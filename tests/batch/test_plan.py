@@ -90,6 +90,7 @@ def test_a_linked_output_changes_with_its_input(pair):
     source, target, entry = pair
     target.unlink()
     target.hardlink_to(source)
+    assert judge(source, target, entry, NOW) == "taken"  # no link was written there
     entry = replace(entry, state="left alone", output=FileState.of(target))
     assert judge(source, target, entry, NOW) == "done"
     source.write_bytes(b"edited")
