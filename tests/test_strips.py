@@ -258,6 +258,10 @@ def test_what_was_not_finite_is_planned_anew_in_float32(monkeypatch):
     assert redone.report.strips.in_files
     assert redone.report.strips.bytes <= tool.memory
     assert torch.allclose(redone.tensor, expected.tensor, rtol=0, atol=1e-5)
+    tool.memory = 10**9
+    monkeypatch.setattr(tool, "_plan_strips", lambda *asked: coarse if "bf16" in asked else None)
+    tiled = tool(degraded)  # strips in float32 have no room at all
+    assert (tiled.report.strips, tiled.report.guards["replanned"]) == (None, True)
 
 
 def test_a_small_budget_moves_maps_to_files_then_means_tiles(monkeypatch):
