@@ -22,6 +22,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
+from PIL.TiffImagePlugin import IFDRational
 
 from pellucid import scratch
 from pellucid.errors import (
@@ -31,7 +32,7 @@ from pellucid.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
-from pellucid.image import ImageBuffer
+from pellucid.image import ImageBuffer, Source
 from pellucid.image_io import (
     BY_SUFFIX,
     IMAGE_SUFFIXES,
@@ -42,11 +43,13 @@ from pellucid.image_io import (
     decode_image,
     encode_image,
     link_image,
+    move_file,
     read_header,
     read_image,
     write_bytes,
     write_image,
 )
+from pellucid.image_io import _exif as exif
 
 SUFFIX = {"png": ".png", "tiff": ".tif", "webp": ".webp", "heif": ".avif", "jpeg": ".jpg"}
 DEPTHS = {
@@ -469,6 +472,30 @@ def test_exif_travels_to_other_formats(suffix: str, alpha: bool, tmp_path: Path)
     assert read_image(rewritten).source.exif == again.source.exif
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_fractions_keep_their_value_in_the_byte_order_of_a_tiff(order: str) -> None:
+    tags = PillowImage.Exif()
+    tags.endian = order
+    tags.get_ifd(0x8769)[0x829A] = IFDRational(1, 250)
+    data = with_exif(small("png"), "png", tags.tobytes().removeprefix(b"Exif\0\0"))
+    with PillowImage.open(io.BytesIO(encode_image(decode_image(data), ".tif"))) as seen:
+        assert seen.getexif().get_ifd(0x8769)[0x829A] == IFDRational(1, 250)
+
+
+@pytest.mark.parametrize("length", [65_527, 65_528])
+def test_exif_that_a_jpeg_cant_hold_is_left_out(length: int) -> None:
+    block = camera_exif(orientation=1).ljust(length, b"\0")
+    written = encode_image(replace(IMAGE, source=Source(exif=block)), ".jpg")
+    assert (block in written) == (length == 65_527)
+    assert decode_image(written).width == 6
+
+
+def test_tags_that_share_their_bytes_fill_no_memory() -> None:
+    tags = b"".join(struct.pack("<HHII", tag, 7, 2**20, 8) for tag in range(40))
+    found = exif.first_directory(io.BytesIO(b"II*\0\x08\0\0\0" + struct.pack("<H", 40) + tags + bytes(2**20)))
+    assert 0 < sum(len(value) for _, _, value in found.values()) <= 2**24
+
+
 @pytest.mark.parametrize("cut", [0, 3, 8, 9, 20, 60, 100])
 def test_damaged_exif_does_no_harm(cut: int) -> None:
     block = camera_exif()[:cut] + b"\xff" * 8
@@ -488,6 +515,24 @@ def test_a_resolution_is_kept_without_exif(name: str, target: str) -> None:
     written = encode_image(decode_image(stream.getvalue()), target)
     with PillowImage.open(io.BytesIO(written)) as seen:
         assert tuple(map(float, seen.info["dpi"])) == pytest.approx((300, 150), rel=1e-3)
+
+
+def test_a_resolution_turns_with_the_picture() -> None:
+    image = make(noise(0, (4, 6), 3, "uint8")).copy(xres=300 / 25.4, yres=150 / 25.4)
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    dots = decode_image(save(image, "tiff", resunit="inch")).source.dots_per_mm
+    assert dots == pytest.approx((150 / 25.4, 300 / 25.4), rel=1e-3)
+
+
+def test_a_resolution_of_nothing_is_none() -> None:
+    data = png(1, 1, 8, 0, b"\0\0", chunk(b"pHYs", struct.pack(">IIB", 0, 0, 1)))
+    assert decode_image(data).source.dots_per_mm is None
+
+
+def test_a_resolution_that_jpeg_cant_state_is_its_nearest() -> None:
+    image = replace(IMAGE, source=Source(dots_per_mm=(1e-3, 1e5)))
+    with PillowImage.open(io.BytesIO(encode_image(image, ".jpg"))) as seen:
+        assert seen.info["dpi"] == (1, 65_535)
 
 
 @pytest.mark.parametrize(
@@ -549,6 +594,12 @@ def test_depth_falls_to_what_the_format_holds() -> None:
     )
     assert load(encode_image(buffer, ".jpg"), "jpeg").dtype == np.uint8
     assert meta(encode_image(buffer, ".avif"), "heif")["bits-per-sample"] == 12
+
+
+def test_an_avif_of_10_bits_keeps_them() -> None:
+    samples = noise(5, (16, 12), 3, "uint16")
+    buffer = decode_image(save(make(samples), "heif", bitdepth=10))
+    assert meta(encode_image(buffer, ".avif"), "heif")["bits-per-sample"] == 10
 
 
 def test_quality_100_is_lossless_webp_and_avif() -> None:
@@ -831,7 +882,7 @@ def test_an_existing_file_is_left_alone_unless_asked(tmp_path: Path) -> None:
 def test_an_overwritten_file_keeps_its_permissions(tmp_path: Path) -> None:
     path = tmp_path / "private.png"
     path.touch()
-    for mode in (0o600, 0o640):
+    for mode in (0o600, 0o640, 0o444, 0o666):
         path.chmod(mode)
         write_image(IMAGE, path, overwrite=True)
         assert path.stat().st_mode & 0o777 == mode
@@ -918,6 +969,33 @@ def test_file_systems_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "link", refuse)
     assert read_image(write_image(IMAGE, tmp_path / "out.png")).width == 6
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_without_links_a_name_that_was_taken_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(InputError, match="can't be written"):
+        write_image(IMAGE, tmp_path / "out.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_moved_file_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "whole.mp4").write_bytes(b"film")
+
+    def full(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="Input/output error"):
+        move_file(tmp_path / "whole.mp4", tmp_path / "out.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.mp4"]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
