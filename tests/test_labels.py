@@ -81,6 +81,46 @@ def test_pairs_may_be_gray(banks):
     assert presence[:, KINDS.index("low_light")].tolist() == [1] * 3
 
 
+@pytest.fixture
+def dark(tmp_path: Path, write_shards):
+    """A dark pair in color: a board of pixels, and half of its values."""
+    board = (np.indices((96, 96)).sum(0) % 2)[..., None] * np.array([200, 150, 80])
+    rows = [
+        ({"path": f"{role}/0.png", "role": f"lowlight-{role}", "split": "train"}, values.astype(np.uint8))
+        for role, values in (("high", board), ("low", board // 2))
+    ]
+    return load_shards(write_shards(tmp_path, rows), "train")
+
+
+@pytest.mark.parametrize("share", [{"gray": 1.0}, {"tones": 1.0}])
+def test_neither_gray_nor_other_tones_change_what_a_pair_shows(dark, share):
+    tasks, kind = [Task("low_light", 1, "low_light_pairs")], KINDS.index("low_light")
+    strengths = LabelledPictures(dark, tasks, 40).draw(4, rng())[2][:, kind]
+    changed = LabelledPictures(dark, tasks, 40, **share).draw(4, rng())[2][:, kind]
+    assert torch.allclose(changed, strengths, atol=1e-3)
+
+
+def test_pairs_keep_their_pixels_and_lie_on_jpegs_grid_as_files_do(dark):
+    pictures = LabelledPictures(dark, [Task("low_light", 1, "low_light_pairs")], 40)
+    assert pictures.draw(8, rng())[0].std(dim=(2, 3)).min() > 0.05  # the board was not reduced
+    rows = torch.arange(200.0)[None, :, None].expand(3, 200, 200)
+    tops = [pictures._region(rows, rng(seed), native=True)[0, 0, 0].item() for seed in range(60)]
+    assert 30 < sum(top % 8 == 0 for top in tops) < 60
+
+
+def test_what_degrades_a_picture_is_known_though_its_file_had_a_history(banks):
+    planes = torch.rand(1, 4, 64, 64, generator=rng())
+    truth = degrade_labelled(Task("jpeg", 1, "depth", "jpeg"), planes, rng(), banks.banks).truth
+    assert "jpeg" in truth.strengths and not truth.hidden
+
+
+def test_a_real_pair_is_not_made_dark(banks):
+    planes = torch.rand(1, 6, 32, 32, generator=rng())
+    task = Task("blur", 1, "blur_pairs")
+    kinds = {k for seed in range(60) for k in degrade_labelled(task, planes, rng(seed), {}).truth.strengths}
+    assert kinds == {"blur", "noise", "jpeg"}
+
+
 def drawing(i: int) -> np.ndarray:
     return np.full((20, 30, 3), 40 * i, np.uint8)
 
@@ -211,6 +251,7 @@ def test_validation_pictures_are_those_of_restoration(shards: Path):
     for name in ("gray_clean", "gray_noise", "gray_blur"):
         assert torch.equal(seen[name].picture[[1, 1, 1]], seen[name].picture), name
     assert set(seen["gray_noise"].truth.strengths) == {"noise"}
+    assert not torch.equal(seen["composite"].picture, seen["composite_more"].picture)
 
 
 def test_noise_is_told_by_its_sigma(banks):
