@@ -1,4 +1,6 @@
+import os
 import sqlite3
+import stat
 
 import pytest
 
@@ -94,6 +96,34 @@ def test_keys(store):
         add(store, b"other", key="a")
 
 
+def test_of_two_that_bring_one_key_at_once_one_makes_the_job(store, tmp_path, monkeypatch):
+    first, write = [], job_store._write
+
+    def write_behind_another(*arguments):
+        monkeypatch.undo()
+        first.append(add(store, key="a"))
+        write(*arguments)
+
+    monkeypatch.setattr(job_store, "_write", write_behind_another)
+    assert add(store, key="a") == first[0]
+    assert files(tmp_path) == [f"inputs/{first[0].id}"]
+
+
+def test_the_last_place_that_is_taken_meanwhile_is_taken_once(tmp_path, monkeypatch):
+    store, first, write = JobStore(tmp_path / "jobs", 1), [], job_store._write
+
+    def write_behind_another(*arguments):
+        monkeypatch.undo()
+        first.append(add(store))
+        write(*arguments)
+
+    monkeypatch.setattr(job_store, "_write", write_behind_another)
+    with pytest.raises(OverloadedError):
+        add(store, b"other")
+    assert files(tmp_path) == [f"inputs/{first[0].id}"]
+    store.close()
+
+
 def test_a_limit_of_waiting_jobs(tmp_path):
     store = JobStore(tmp_path / "jobs", 1)
     job = add(store, key="a")
@@ -114,6 +144,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, tmp_path, monkeyp
         add(store)
     assert files(tmp_path) == []
     assert store.counts()["queued"] == 0
+
+
+def test_a_picture_and_its_name_are_on_the_disk_before_its_job_is(store, monkeypatch):
+    folders, fsync = [], os.fsync
+
+    def note(descriptor):
+        folders.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    add(store)
+    assert folders == [False, True]
 
 
 def test_a_folder_serves_one_service(store, tmp_path):
