@@ -91,6 +91,13 @@ def test_the_strongest_evidence_is_told_with_the_distance(folders: tuple[Path, P
     assert report.leaked == 1
 
 
+def test_near_is_a_number_of_bits_that_may_differ(folders: tuple[Path, Path]) -> None:
+    first, second = (perceptual_hash(torch.from_numpy(np.array(photograph(seed)))) for seed in (1, 4))
+    bits = int((first != second).sum())
+    found = [find_leaks([folders[0]], [folders[1]], near=near).leaks for near in (bits - 1, bits)]
+    assert [sum(leak.distance == bits for leak in leaks) >= 1 for leaks in found] == [False, True]
+
+
 def test_pictures_of_one_color_are_near_to_nothing(folders: tuple[Path, Path]) -> None:
     train, test = folders
     Image.new("RGB", (96, 64), (200, 10, 10)).save(train / "red.png")

@@ -150,3 +150,11 @@ def test_of_folders_each_clean_picture_is_read_once_and_whole(tmp_path: Path):
     pictures = list(FolderBank("mine", tmp_path, pairs).clean_pictures())
     assert [tuple(p.shape) for p in pictures] == [(67, 99, 3)] * 2
     assert torch.equal(pictures[0], photograph(1, (99, 67)))
+
+
+def test_the_hash_of_a_picture_never_changes() -> None:
+    """Weights carry hashes of pictures that are not at hand any more."""
+    y, x = torch.arange(64)[:, None], torch.arange(96)
+    planes = ((y * y + 3 * x * y) // 7 % 256, (5 * x + y * x // 9) % 256, (x * x // 11 + 2 * y) % 256)
+    known = TrainingPictures.of([torch.stack(planes, dim=2).byte()])
+    assert [found.hex() for found in known.hashes] == ["80072e2c3daa7a7f"]

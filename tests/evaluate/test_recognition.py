@@ -63,6 +63,15 @@ def test_calibration_error_is_the_mean_gap_of_the_bins():
     assert calibration_error(bins) == pytest.approx((4 * 0.20 + 1 * 0.05) / 5)
 
 
+def test_bins_are_of_equal_width_and_the_last_holds_its_end():
+    bins = reliability(torch.tensor([0.19, 0.16, 1.0]), torch.tensor([0.0, 1.0, 1.0]))
+    assert [n for n, _, _ in bins] == [0, 2, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_logits_about_which_nothing_is_known_stay_as_they_are():
+    assert fit_platt(torch.randn(5, 2), torch.full((5, 2), NAN)) == ((1.0, 1.0), (0.0, 0.0))
+
+
 def test_platt_finds_slope_and_offset():
     """Labels drawn with known slope and offset: both come back, and the error of calibration falls."""
     rng = torch.Generator().manual_seed(0)

@@ -8,7 +8,15 @@ import pytest
 from scipy.stats import bootstrap
 
 from pellucid.evaluate import scores
-from pellucid.evaluate.scores import as_csv, code_commit, finite, hash_listing, mean_interval
+from pellucid.evaluate.scores import (
+    PictureScores,
+    Scores,
+    as_csv,
+    code_commit,
+    finite,
+    hash_listing,
+    mean_interval,
+)
 
 
 def test_the_interval_agrees_with_an_independent_bootstrap():
@@ -36,6 +44,12 @@ def test_equal_pictures_have_an_infinite_mean_and_no_interval():
     assert found.mean == math.inf
     assert math.isnan(found.low) and math.isnan(found.high)
     assert finite({"a": [found.mean, 1.0, (found.low,)]}) == {"a": [None, 1.0, [None]]}
+
+
+def test_a_clean_picture_that_stays_clean_gains_nothing():
+    clean, near = Scores(math.inf, 1.0), Scores(60.0, 1.0)
+    assert PictureScores("a", clean, clean, {}).gain == 0
+    assert PictureScores("a", clean, near, {}).gain == -math.inf
 
 
 def test_the_hash_over_files_does_not_hang_on_their_order():
