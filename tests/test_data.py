@@ -528,6 +528,7 @@ def test_a_counted_epoch_holds_every_picture_as_often_as_asked() -> None:
     tasks = [Task("rain", 1, "a", repeat=3), Task("haze", 1, "b")]
     mixer = counted({"a": 2, "b": 5}, tasks)
     assert mixer.epoch == 11
+    orders: list[list[tuple[str, float]]] = []
     for epoch in range(2):
         seen: list[tuple[str, float]] = []
         for first in range(11 * epoch, 11 * (epoch + 1)):
@@ -535,6 +536,8 @@ def test_a_counted_epoch_holds_every_picture_as_often_as_asked() -> None:
             seen.append((task.kind, round(clean[0, 0, 0, 0].item() * 255)))
         wanted = [("rain", i) for i in range(2) for _ in range(3)] + [("haze", i) for i in range(5)]
         assert sorted(seen) == sorted(wanted)
+        orders.append(seen)
+    assert orders[0] != orders[1]  # shuffled anew
     _, clean, drawn = mixer.batch(11, 2, rng(), first=0)
     again = [mixer.batch(1, 2, rng(), first=first)[2][0] for first in range(11)]
     assert sorted(drawn, key=tasks.index) == sorted(again, key=tasks.index)

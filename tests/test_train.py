@@ -196,6 +196,30 @@ def test_a_tasks_errors_count_by_its_loss_weight(
     assert loss > 0.01 if counts else 0 < loss < 1e-7
 
 
+def test_the_routers_balance_counts_by_its_weight(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    losses: list[float] = []
+    for weight in (0.0, 1.0):
+        folder = tmp_path / str(weight)
+        train(replace(RECIPE, steps=1, balance_weight=weight), photos, folder, device="cpu")
+        losses.append(log(folder)[0]["loss"])
+    assert losses[1] > losses[0]
+
+
+def test_gradients_are_scaled_down_to_the_recipes_norm(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    norms: list[float] = []
+
+    def measure(network: DaAIR) -> None:
+        gradients = [p.grad.norm() for p in network.parameters() if p.grad is not None]
+        norms.append(torch.stack(gradients).norm().item())
+
+    monkeypatch.setattr(DaAIR, "after_step", measure)
+    for norm in (1e-3, 0.0):
+        train(replace(RECIPE, steps=1, clip_norm=norm), photos, tmp_path / str(norm), device="cpu")
+    assert norms[0] == pytest.approx(1e-3, rel=0.01)
+    assert norms[1] > 2e-3
+
+
 def test_average_follows_the_weights(photos: Path, tmp_path: Path, monkeypatch) -> None:
     seen: list[Tensor] = []
     genuine = training.AveragedModel.update_parameters
@@ -264,6 +288,8 @@ def test_validation_measures_input_and_output(photos: Path) -> None:
     assert scores["clean"] == {"n": 1, "input": None, "output": 99.0}
     assert all(row["output"] == row["input"] for kind, row in scores.items() if kind != "clean")
     assert scores["noise_25"]["input"] == pytest.approx(20 * math.log10(255 / 25), abs=0.5)
+    network.forward = lambda x: x + 1  # type: ignore[method-assign]  # beyond white
+    assert 0 < validate(network, load_shards(photos, "val"), None)["clean"]["output"] < 20
 
 
 # Stopping and going on
@@ -433,7 +459,8 @@ def test_imitated_bf16_gives_way_to_float32(
 
 def test_a_finished_run_has_nothing_to_go_on_with(whole: Path, photos: Path) -> None:
     before = (whole / "weights.safetensors").stat().st_mtime_ns, state(whole)
-    train(RECIPE, photos, whole, device="cpu", resume=True)
+    gone = whole / "start.safetensors"  # which only a new run needs
+    train(RECIPE, photos, whole, device="cpu", resume=True, start_from=gone)
     assert (whole / "weights.safetensors").stat().st_mtime_ns > before[0]
     assert all(torch.equal(tensor, before[1][name]) for name, tensor in state(whole).items())
 

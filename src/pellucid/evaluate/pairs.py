@@ -244,7 +244,7 @@ def add_noise(clean: Tensor, sigma: float, name: str, seed: int = 0) -> Tensor:
     levels = np.rint(
         clean.permute(1, 2, 0).numpy().astype(np.float64) * 255
     )  # (H, W, 3), as the papers' arrays
-    rng = np.random.default_rng([digest, seed] if seed else digest)
+    rng = np.random.default_rng([digest, seed])
     noisy = levels + rng.standard_normal(levels.shape) * sigma
     truncated = np.clip(noisy, 0, 255).astype(np.uint8)
     return torch.from_numpy(truncated).permute(2, 0, 1).float() / 255
