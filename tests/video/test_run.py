@@ -97,6 +97,60 @@ def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, 
     assert [(shot["light_kept"], shot["left_alone"]) for shot in report.shots] == [(kept, False)]
 
 
+class Changing(Oracle):
+    """A recognizer that finds one after another."""
+
+    def __init__(self, *found: Diagnosis) -> None:
+        super().__init__()
+        self.left = list(found)
+
+    def __call__(self, pixels: torch.Tensor) -> Diagnosis:
+        return self.left.pop(0)
+
+
+CLEAN = Diagnosis("nothing wrong", (), dict.fromkeys(SCALES, 0.0), 0.99, {}, 0.1, True, "oracle", 0.0)
+HAZY, BLURRED = diagnosis(haze=1.0), diagnosis(blur=1.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "left_alone", "light_kept"),
+    [
+        ((CLEAN, HAZY, HAZY), False, False),
+        ((HAZY, CLEAN, CLEAN), True, True),
+        ((BLURRED, BLURRED, HAZY), False, True),
+    ],
+)
+def test_most_of_the_frames_looked_at_decide_about_a_shot(
+    restorer, found, left_alone, light_kept, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(restorer, "_recognizer", Changing(*found))
+    report = restore_video(restorer, write_film(tmp_path / "film.mkv", pictures(6)), tmp_path / "out.mkv")
+    assert [(shot["left_alone"], shot["light_kept"]) for shot in report.shots] == [(left_alone, light_kept)]
+
+
+def test_most_of_the_frames_looked_at_decide_what_a_guided_network_is_told(guided, tmp_path, monkeypatch):
+    monkeypatch.setattr(guided, "_recognizer", Changing(BLURRED, HAZY, HAZY))
+    report = restore_video(guided, write_film(tmp_path / "film.mkv", pictures(6)), tmp_path / "out.mkv")
+    assert [shot["prompt"] for shot in report.shots] == ["haze"]
+
+
+def test_nothing_of_a_shot_enters_the_next(restorer, tmp_path, monkeypatch):
+    """Every cell has the same light in both shots, so that only the cut tells them apart."""
+    stripes = np.arange(128) // 8 % 2
+    frames = [
+        np.broadcast_to((60 + 100 * bright)[None, :, None], (96, 128, 3)).astype(np.uint8)
+        for bright in [stripes] * 3 + [1 - stripes] * 3
+    ]
+    changes = iter([0.2] * 3 + [0.0] * 3)
+    monkeypatch.setattr(restorer, "_recognizer", Oracle(haze=1.0))
+    monkeypatch.setattr(restorer, "run", lambda pixels, **_: pixels + next(changes))
+    source = write_film(tmp_path / "film.mkv", frames, pixel_format="yuv444p")
+    report = restore_video(restorer, source, tmp_path / "out.mkv")
+    assert [shot["frame"] for shot in report.shots] == [0, 3]
+    assert psnr(read_film(tmp_path / "out.mkv")[0][3:], frames[3:]) > 38
+    assert report.flicker["input_difference"] < 1
+
+
 def test_a_prompt_is_heeded_without_asking_the_recognizer(guided, tmp_path, monkeypatch):
     monkeypatch.setattr(guided, "guard", True)
     monkeypatch.setattr(guided, "_recognizer", Oracle(blur=1.0))

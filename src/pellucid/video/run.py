@@ -312,7 +312,7 @@ class _Run:
     def _keep(self, temporary: Path, work: Path, written: int) -> None:
         """Count a segment as done: first its file, then the journal."""
         name = f"{len(self.journal.segments):06d}.nut"
-        temporary.replace(work / name)
+        move_file(temporary, work / name, overwrite=True)
         self.journal.segments.append(name)
         self.journal.frames += written
         self.journal.flicker = self.flicker.sums
