@@ -25,7 +25,7 @@ SMOOTHING = (
     4  # pixels, radius of the means that free both pictures from noise and streaks before they are compared
 )
 WINDOW = 16  # pixels, radius of the windows in which gain and offset are fitted
-REACH = 2 * SMOOTHING + 3 * WINDOW  # pixels, beyond which nothing has a part in how two pictures are mixed
+REACH = 2 * SMOOTHING + 2 * WINDOW  # pixels, beyond which nothing has a part in how two pictures are mixed
 GAINS = (0.25, 16.0)  # the range that is looked in
 FLATNESS = 1e-4  # variance below which a window says nothing about a gain; it is taken as 1 there
 
