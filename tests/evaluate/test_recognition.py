@@ -139,7 +139,8 @@ def test_a_recognizer_is_measured_on_shards_and_its_rows_make_a_table(shards: Pa
     assert {(row["kind"], row["pictures"]) for row in rows} == {
         (kind, part) for kind in (*KINDS, "all") for part in ("single", "composite")
     }
-    assert all(row["weights_sha256"] == "ab" and row["data_sha256"] for row in rows)
+    assert all(row["weights_sha256"] == "ab" and row["data_sha256"] and row["version"] for row in rows)
+    assert {(row["device"], row["precision"]) for row in rows} == {("cpu", "float32")}
     loaded = with_drawn(load_shards(shards, "val"), 9, labels.VALIDATION_SEED)
     odd = [name for name, number, _ in validation_pictures(loaded) if number % 2]
     assert scores["n"] == len(odd)

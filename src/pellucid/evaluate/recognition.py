@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid import __version__
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Shards, load_shards
 from pellucid.diagnosis import PRESENT, Diagnosis, Recognizer, calibrate, conclude
@@ -254,6 +255,9 @@ def evaluate_recognizer(recognizer: Recognizer, root: str | Path) -> tuple[dict[
         "model": recognizer.name,
         "weights_sha256": recognizer.weights_sha256,
         "commit": code_commit(),
+        "version": __version__,
+        "device": recognizer.device.type,
+        "precision": "float32",
     }
     return scores | origin, as_csv([row | origin for row in _table(scores)])
 
