@@ -22,6 +22,19 @@ def check_grid(network: str, grid: int) -> None:
         raise InputError(f"{network} has grid {grid}; expected 1 (every pixel) or more. Usual: 1 or 2.")
 
 
+def check_batch(x: Tensor, side: int) -> None:
+    """Refuse what a network can't halve as often as it does.
+
+    Raises:
+        InputError: not (B, 3, H, W) with H and W multiples of `side`, or empty.
+    """
+    if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % side or x.shape[3] % side or not x.numel():
+        raise InputError(
+            f"The batch has shape {tuple(x.shape)}; expected (B, 3, H, W) with H and W multiples of "
+            f"{side}. Pad it and crop the result."
+        )
+
+
 def to_grid(picture: Tensor, grid: int) -> Tensor:
     """(B, 3, H, W) to (B, 3 * grid^2, H / grid, W / grid), on which a network works; unchanged for 1."""
     return F.pixel_unshuffle(picture, grid) if grid > 1 else picture

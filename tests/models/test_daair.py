@@ -23,6 +23,7 @@ from pellucid.models.daair import (
     RoutingTrial,
     balance_loss,
 )
+from pellucid.strips import Workspace
 
 # Small enough for dozens of runs, with every part of the real ones.
 TINY = DaAIRConfig(
@@ -40,6 +41,25 @@ TINY_CHEAP = replace(TINY, mixer="gated_convolution", grid=2)
 def test_a_grid_has_a_size(grid: int):
     with pytest.raises(InputError, match="expected 1"):
         replace(TINY, grid=grid)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shape", "sentence"),
+    [
+        (1, (1, 3, 12, 16), "multiples of 8"),
+        (2, (1, 3, 24, 16), "multiples of 16"),
+        (1, (1, 3, 0, 16), "multiples of 8"),
+        (1, (1, 1, 8, 8), r"expected \(B, 3, H, W\)"),
+        (1, (3, 8, 8), r"expected \(B, 3, H, W\)"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(grid: int, shape: tuple[int, ...], sentence: str):
+    network = DaAIR(replace(TINY, grid=grid))
+    for call in (network, network.forward_train):
+        with pytest.raises(InputError, match=sentence):
+            call(torch.zeros(shape))
+    with pytest.raises(InputError, match=sentence):
+        network.forward_strips(torch.zeros(shape)[0], Workspace())
 
 
 def build(config: DaAIRConfig, seed: int = 0) -> DaAIR:

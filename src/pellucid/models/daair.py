@@ -31,6 +31,7 @@ from pellucid.layers import (
     TransposedAttention,
     Upsample,
     channel_attention_scores,
+    check_batch,
     check_grid,
     from_grid,
     split_heads,
@@ -588,6 +589,9 @@ class DaAIR(nn.Module):
 
         Args:
             degraded: (B, 3, H, W) in [0, 1]; H and W multiples of `8 * config.grid`.
+
+        Raises:
+            InputError: another shape.
         """
         return self._restore(degraded, None)
 
@@ -604,6 +608,9 @@ class DaAIR(nn.Module):
         Args:
             degraded: as in `forward`.
             noise: from `draw_noise`; drawn from torch's global generator if missing.
+
+        Raises:
+            InputError: another shape.
         """
         noise = self.draw_noise(len(degraded)) if noise is None else noise
         trial = RoutingTrial(noise.to(degraded.device))
@@ -612,6 +619,7 @@ class DaAIR(nn.Module):
 
     def _restore(self, degraded: Tensor, trial: RoutingTrial | None) -> Tensor:
         grid = self.config.grid
+        check_batch(degraded, grid * 2 ** len(self.down))
         x = self.stem(to_grid(degraded, grid))  # (B, C, H, W) on the grid
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
@@ -633,7 +641,11 @@ class DaAIR(nn.Module):
             picture: (3, H, W) in [0, 1], float32 or float64; H and W multiples of `8 * config.grid`. The
                 result takes its place, not clamped.
             workspace: where the feature maps live, and in which type.
+
+        Raises:
+            InputError: another shape.
         """
+        check_batch(picture[None], self.config.grid * 2 ** len(self.down))
         x = stem(picture, self.stem, workspace, self.config.grid)  # (H, W, C) on the grid
         skips: list[FeatureMap] = []
         for level, blocks in enumerate(self.encoder):

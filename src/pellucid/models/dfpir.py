@@ -35,6 +35,7 @@ from pellucid.layers import (
     TransposedAttention,
     Upsample,
     channel_attention_scores,
+    check_batch,
     check_grid,
     from_grid,
     split_heads,
@@ -473,12 +474,7 @@ class DFPIR(nn.Module):
                 block.follow_scores()
 
     def _check(self, x: Tensor, prompt: Tensor | int) -> Tensor:
-        side = 8 * self.config.grid
-        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % side or x.shape[3] % side or not x.numel():
-            raise InputError(
-                f"The batch has shape {tuple(x.shape)}; expected (B, 3, H, W) with H and W multiples of "
-                f"{side}. Pad it and crop the result."
-            )
+        check_batch(x, 8 * self.config.grid)
         index = torch.as_tensor(prompt)
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise InputError(
