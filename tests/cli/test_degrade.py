@@ -48,6 +48,13 @@ def test_seed_decides_the_draw(photo: Path, tmp_path: Path, capsys: pytest.Captu
     assert lines[0] == lines[1] != lines[2]
 
 
+def test_a_seed_is_refused_where_nothing_is_drawn(photo: Path, tmp_path: Path) -> None:
+    line = '{"name": "jpeg", "params": {"quality": [50], "subsample": [true]}}'
+    with pytest.raises(InputError, match=r"--seed 0 is given with --params.*Leave out one"):
+        degrade(photo, tmp_path / "out.png", seed=0, params=line)
+    assert not (tmp_path / "out.png").exists()
+
+
 def test_existing_output_is_kept(photo: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.png"
     output.write_bytes(b"precious")

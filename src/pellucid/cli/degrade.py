@@ -38,7 +38,7 @@ def degrade(
     from pellucid.image_io import check_writable, read_image, write_image
 
     check_writable(output, overwrite=overwrite)
-    operator, drawn = _replayed(params, kind) if params is not None else _drawn(kind, seed)
+    operator, drawn = _replayed(params, kind, seed) if params is not None else _drawn(kind, seed)
     image = read_image(photo)
     degraded = replace(image, pixels=operator.apply(image.pixels[None], drawn)[0])
     write_image(degraded, output, overwrite=overwrite)
@@ -67,12 +67,14 @@ def _drawn(kind: str | None, seed: int | None) -> "tuple[Degradation, Params]":
     return operator, operator.draw(rng, 1)
 
 
-def _replayed(line: str, kind: str | None) -> "tuple[Degradation, Params]":
+def _replayed(line: str, kind: str | None, seed: int | None) -> "tuple[Degradation, Params]":
     """The operator and the parameters that an earlier run printed."""
     import json
 
     from pellucid import degradations
 
+    if seed is not None:
+        raise InputError(f"--seed {seed} is given with --params, by which nothing is drawn. Leave out one.")
     try:
         values = json.loads(line)
         name, stored = values["name"], values["params"]
