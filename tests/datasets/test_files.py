@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pellucid.datasets.files import picture_size, pixels_of, walk
-from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
+from pellucid.errors import ImageTooLargeError, InputError, UnreadableImageError, UnsupportedImageError
 
 
 def noise(height: int = 11, width: int = 17, channels: int = 3) -> np.ndarray:
@@ -37,6 +38,13 @@ def test_a_bitmap_may_have_alpha_or_begin_at_the_top() -> None:
     upside_down = bytearray(encoded(noise(), "BMP"))
     upside_down[22:26] = (-11).to_bytes(4, "little", signed=True)
     assert np.array_equal(pixels_of(bytes(upside_down), "a").numpy(), noise()[::-1])
+
+
+def test_a_bitmap_with_too_many_pixels_is_refused_by_its_header() -> None:
+    large = bytearray(encoded(noise(), "BMP"))
+    large[18:26] = struct.pack("<ii", 20_000, 20_000)
+    with pytest.raises(ImageTooLargeError, match=r"a\.bmp is 20,000 x 20,000 pixels .*limit is 250 Mpx"):
+        pixels_of(bytes(large), "a.bmp")
 
 
 def test_a_jpeg_is_turned_upright(tmp_path: Path) -> None:

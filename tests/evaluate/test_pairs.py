@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from pellucid import write_image
 from pellucid.arrays import image_from_array
 from pellucid.data import center_crop
-from pellucid.errors import InputError, UnknownNameError, UnreadableImageError
+from pellucid.errors import ImageTooLargeError, InputError, UnknownNameError, UnreadableImageError
 from pellucid.evaluate import add_noise, evaluate_denoising, evaluate_pairs
+from pellucid.image_io import Limits
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.metrics.psnr_y import psnr_y
 from pellucid.metrics.ssim_y import ssim_y
@@ -167,13 +169,16 @@ def test_unequal_and_tiny_pictures_are_refused(pairs):
         evaluate_denoising(IdentityRestorer(), pairs, 25)
 
 
-def test_what_can_not_be_measured_is_found_before_any_picture_is_restored(pairs):
+def test_what_can_not_be_measured_is_found_before_any_picture_is_restored(pairs, monkeypatch):
     """It would lose the scores of all before it."""
     done = []
 
     def count(*progress):
         done.append(progress)
 
+    with monkeypatch.context() as patch, pytest.raises(ImageTooLargeError, match=r"a.tif is 52 x 41 pixels"):
+        patch.setattr("pellucid.evaluate.pairs.Limits", partial(Limits, 41 * 52 - 1))
+        evaluate_pairs(IdentityRestorer(), pairs, progress=count)
     write_image(image_from_array(picture(1, (41, 60))), pairs / "degraded" / "b.x.tif", overwrite=True)
     with pytest.raises(InputError, match=r"'b.x.tif' in .* has the sizes 60 x 41 and 52 x 41"):
         evaluate_pairs(IdentityRestorer(), pairs, progress=count)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
-from pellucid.image_io import IMAGE_SUFFIXES, decode_image, read_header
+from pellucid.image_io import IMAGE_SUFFIXES, Limits, decode_image, read_header
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp")
 _TAIL = 1 << 16  # bytes at a file's end in which its last marker is looked for
@@ -126,6 +126,7 @@ def _bmp_stride(width: int, channels: int) -> int:
 
 def _bmp_pixels(data: bytes, name: str) -> Tensor:
     width, height, channels, needed = _bmp_header(data[:_BMP_HEAD], name)
+    Limits().check(width, height, name)
     if len(data) < needed:
         raise _short(name)
     start, stored_height = struct.unpack_from("<I", data, 10)[0], struct.unpack_from("<i", data, 22)[0]

@@ -25,7 +25,7 @@ from pellucid.evaluate.leaks import trained_on
 from pellucid.evaluate.protocols import Protocol
 from pellucid.evaluate.scores import Change, Evaluation, PictureScores, Scores, hash_listing, summarize
 from pellucid.image import ImageBuffer
-from pellucid.image_io import read_image
+from pellucid.image_io import Limits, read_image
 from pellucid.metrics import Measure
 from pellucid.restorer import Restorer, TorchRestorer
 
@@ -212,6 +212,7 @@ def _check_sizes(pictures: PictureSet) -> None:
 
     Raises:
         InputError: sizes differ, or a picture is too small.
+        ImageTooLargeError: a picture is larger than what is decoded.
         UnreadableImageError, UnsupportedImageError: a file is no picture, or is cut short.
     """
     for name, pair in pictures.named().items():
@@ -223,6 +224,7 @@ def _check_sizes(pictures: PictureSet) -> None:
                 "alike."
             )
         for path, (width, height) in sizes.items():
+            Limits().check(width, height, str(pictures.folder / path))
             if min(width, height) < LEAST_SIDE:
                 raise InputError(
                     f"{pictures.folder / path} is {width} x {height} pixels; expected sides of at least "

@@ -44,6 +44,18 @@ class Limits:
 
     max_pixels: int = 250_000_000
 
+    def check(self, width: int, height: int, name: str) -> None:
+        """Refuse a picture by its size, before it is decoded.
+
+        Raises:
+            ImageTooLargeError: more pixels than allowed.
+        """
+        if width * height > self.max_pixels:
+            raise ImageTooLargeError(
+                f"{name} is {width:,} x {height:,} pixels ({_count(width * height)}); the limit is "
+                f"{_count(self.max_pixels)}. Raise it with pellucid restore --max-pixels, or split the image."
+            )
+
 
 @dataclass(frozen=True)
 class Header:
@@ -146,8 +158,8 @@ def _load(stream: BinaryIO, name: str, limits: Limits | None) -> tuple[Any, Head
     """
     facts = inspect(stream, name)
     file_format = facts.format
-    if facts.size is not None:
-        _check_size(*facts.size, limits, name)
+    if limits is not None and facts.size is not None:
+        limits.check(*facts.size, name)
     pyvips = vips()
     try:
         # A source, not a path: libvips caches by path and reads options out of brackets in a name.
@@ -178,18 +190,11 @@ def _load(stream: BinaryIO, name: str, limits: Limits | None) -> tuple[Any, Head
     if field(image, "palette", 0):
         mode = "palette"
     width, height = image.width, image.height
-    _check_size(width, height, limits, name)
+    if limits is not None:
+        limits.check(width, height, name)
     if field(image, "orientation", 1) >= 5:
         width, height = height, width
     return image, Header(width, height, file_format, depth, mode, image.bands > colors), facts
-
-
-def _check_size(width: int, height: int, limits: Limits | None, name: str) -> None:
-    if limits is not None and width * height > limits.max_pixels:
-        raise ImageTooLargeError(
-            f"{name} is {width:,} x {height:,} pixels ({_count(width * height)}); the limit is "
-            f"{_count(limits.max_pixels)}. Raise it with pellucid restore --max-pixels, or split the image."
-        )
 
 
 def _decode(stream: BinaryIO, name: str, limits: Limits, folder: Path | None = None) -> ImageBuffer:
