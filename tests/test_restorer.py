@@ -6,7 +6,7 @@ import torch
 from tests.toys import BLIND, GUIDED, Toy, ToyConfig, toy
 from torch import Tensor, nn
 
-from pellucid import ImageBuffer, compute, read_image, scratch, write_image
+from pellucid import ImageBuffer, compute, read_image, runner, scratch, write_image
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.diagnosis import Recognizer
@@ -18,7 +18,7 @@ from pellucid.errors import (
 )
 from pellucid.models import ModelSpec
 from pellucid.models.recognizer import SCALES, Answers, RecognizerConfig
-from pellucid.restorer import IdentityRestorer, TorchRestorer, load
+from pellucid.restorer import IdentityRestorer, TorchRestorer, _embedded_recognizer, load
 from pellucid.strength import Strength
 from pellucid.tiling import smallest_tile
 
@@ -140,6 +140,36 @@ def test_load_a_file(small_weights):
     assert (report.model, report.device, report.precision) == ("small", "cpu", "float32")
     assert report.weights_sha256 == hash_file(small_weights)
     assert report.to_dict()["tile_size"] == (48, 64)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.device("meta")])
+def test_torchs_defaults_and_random_numbers_are_left_alone(default, small_weights, tmp_path, monkeypatch):
+    noise = torch.rand(3, 150, 200, generator=torch.Generator().manual_seed(0))
+    path = write_image(ImageBuffer(noise), tmp_path / "noise.png")
+    in_tiles = toy(memory=int(smallest_tile(8) ** 2 * toy().probe.bytes_per_pixel) + 1)
+
+    def restored():
+        monkeypatch.setattr(runner, "_PROBES", {})
+        _embedded_recognizer.cache_clear()
+        restorer = load(small_weights, device="cpu", precision="float32")
+        whole = restorer(path, strength={"haze": 1, "noise": 0.5})
+        tiled = in_tiles(path)
+        assert whole.report.recognized is not None
+        assert tiled.report.tiles > 1
+        return np.stack([whole.array, tiled.array])
+
+    expected, random = restored(), torch.get_rng_state()
+    if isinstance(default, torch.device):
+        with default:
+            found = restored()
+    else:
+        torch.set_default_dtype(default)
+        try:
+            found = restored()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert np.array_equal(found, expected)
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_load_refuses(tmp_path, small_weights):

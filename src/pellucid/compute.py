@@ -298,9 +298,10 @@ def probe_network(
 
 def probe_picture(side: int) -> Tensor:
     """A fixed picture (1, 3, side, side) in [0, 1]: soft waves in three colors, with noise of sigma 13."""
-    ramp = torch.linspace(0, 1, side)
+    plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are
+    ramp = torch.linspace(0, 1, side, **plain)
     waves = torch.stack([torch.sin(k * ramp[:, None] * 9) * torch.cos(k * ramp[None] * 7) for k in (1, 2, 3)])
-    noise = torch.randn(waves.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(waves.shape, generator=torch.Generator("cpu").manual_seed(0), **plain)
     return (0.5 + 0.4 * waves + 0.05 * noise).clamp(0, 1)[None]
 
 

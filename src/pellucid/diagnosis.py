@@ -198,7 +198,7 @@ def calibrate(logits: Tensor, config: Any) -> Tensor:
     """Probabilities from logits (..., K + 1), by the configuration's slopes and offsets (Platt, 1999)."""
     if not config.slopes:
         return logits.sigmoid()
-    return (logits * torch.tensor(config.slopes) + torch.tensor(config.offsets)).sigmoid()
+    return (logits * logits.new_tensor(config.slopes) + logits.new_tensor(config.offsets)).sigmoid()
 
 
 def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough: bool = True) -> Diagnosis:

@@ -432,7 +432,8 @@ def _weights(span: Span) -> Tensor:
 
     def ramp(fade: tuple[int, int]) -> Tensor:
         length = fade[1] - fade[0]
-        return (torch.arange(length) + 0.5) / max(length, 1)
+        return (torch.arange(length, **plain) + 0.5) / max(length, 1)
 
-    plateau = torch.ones(span.fade_out[0] - span.fade_in[1])
+    plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # as the picture
+    plateau = torch.ones(span.fade_out[0] - span.fade_in[1], **plain)
     return torch.cat([ramp(span.fade_in), plateau, 1 - ramp(span.fade_out)])

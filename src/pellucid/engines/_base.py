@@ -115,7 +115,7 @@ class TorchEngine:
     @torch.inference_mode()
     def __call__(self, degraded: Tensor, prompt: int | None) -> Tensor:
         """See `Engine`."""
-        arguments = [] if prompt is None else [torch.tensor([prompt])]
+        arguments = [] if prompt is None else [torch.tensor([prompt], device=degraded.device)]
         return self.network(degraded.contiguous(memory_format=torch.channels_last), *arguments)
 
 

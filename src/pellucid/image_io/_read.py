@@ -255,7 +255,9 @@ def _planes(
 
     def create(planes: int) -> Tensor:
         shape = (planes, header.height, header.width)
-        return torch.empty(shape) if folder is None else scratch.create(shape, torch.float32, folder)
+        if folder is None:
+            return torch.empty(shape, dtype=torch.float32, device="cpu")
+        return scratch.create(shape, torch.float32, folder)
 
     pixels, alpha = create(3), create(1) if header.has_alpha else None
     turned = [_as_stored(plane, orientation) for plane in pixels.numpy()]
