@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from pellucid.errors import (
     ImageTooLargeError,
     InputError,
     OutputExistsError,
+    PellucidError,
     UnreadableImageError,
     UnsupportedImageError,
 )
@@ -1073,6 +1075,22 @@ def test_nothing_is_printed_and_pyvips_is_imported_late(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "blocked", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Python: forking with threads is dangerous
+def test_a_forked_process_is_told_so_and_does_not_wait_for_ever(tmp_path: Path) -> None:
+    path = write_image(ImageBuffer(torch.rand(3, 140, 160)), tmp_path / "a.png")
+    read_image(path)
+    if (child := os.fork()) == 0:
+        signal.alarm(5)
+        try:
+            read_image(path)
+        except PellucidError as error:
+            os._exit(7 if 'Start workers by "spawn"' in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_no_file_is_left_open(tmp_path: Path) -> None:

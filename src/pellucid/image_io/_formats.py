@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pellucid.errors import PellucidError
 from pellucid.image import Mode, SampleFormat
 
 PathLike = str | os.PathLike[str]
@@ -79,17 +80,32 @@ COLORS: dict[str, tuple[Mode, int]] = {
 BITS = {"uint8": 8, "uint16": 16, "float32": 32}
 
 
-@cache
 def vips() -> Any:
     """pyvips, with the loaders that libvips itself doesn't trust switched off.
 
     It sends libvips' warnings to its own silent logger; what matters arrives as an exception.
+
+    Raises:
+        PellucidError: libvips was first used by the process that this one was forked from. Its threads are
+            there alone, and it would wait for them without end.
     """
+    pyvips, process = _begun()
+    if process != os.getpid():
+        raise PellucidError(
+            "This process was forked from one that had read or written pictures; expected one of its own, as "
+            'libvips\' threads outlive no fork. Start workers by "spawn" or "forkserver".'
+        )
+    return pyvips
+
+
+@cache
+def _begun() -> tuple[Any, int]:
+    """pyvips, and the process that first used it."""
     os.environ.setdefault("VIPS_BLOCK_UNTRUSTED", "1")
     import pyvips
 
     pyvips.block_untrusted_set(True)
-    return pyvips
+    return pyvips, os.getpid()
 
 
 def field(image: Any, name: str, default: Any) -> Any:
