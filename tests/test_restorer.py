@@ -180,6 +180,8 @@ def test_load_refuses(tmp_path, small_weights):
     for nothing in (None, 5, b"daair_s.5task"):
         with pytest.raises(InputError, match="expected the name of weights or a path"):
             load(nothing)
+    with pytest.raises(InputError, match="There is no engine called 'None'"):
+        load(engine=None)
     torch.save({}, tmp_path / "official.pth")
     with pytest.raises(UnsafeCheckpointError):
         load(tmp_path / "official.pth")

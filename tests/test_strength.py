@@ -1,5 +1,7 @@
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -140,6 +142,14 @@ def test_kinds_that_are_not_named_are_taken_away_whole():
 def test_what_is_no_share_is_refused(value):
     with pytest.raises(InputError, match="expected a number from 0"):
         Strength.of(value)
+
+
+@pytest.mark.parametrize("share", [-1, 2.0, math.nan, "0.5", None])
+def test_what_is_no_share_is_refused_in_a_strength_made_directly(share):
+    for shares in ({"tone": share}, {"detail": share}):
+        with pytest.raises(InputError, match="expected a number from 0"):
+            Strength(**shares)
+    assert json.dumps(Strength(np.float32(0.5), torch.tensor(1)).plain) == '{"tone": 0.5, "detail": 1.0}'
 
 
 def test_kinds_that_cant_be_told_apart_need_one_share():

@@ -38,6 +38,9 @@ class Strength:
         tone: of what haze and low light need.
         detail: of what noise, rain, blur and JPEG need.
 
+    Raises:
+        InputError: a number that is none from 0 to 1.
+
     >>> Strength.of(0.5)
     Strength(tone=0.5, detail=0.5)
     >>> Strength.of({"haze": 1, "noise": 0.25})
@@ -47,6 +50,10 @@ class Strength:
     tone: float = 1.0
     detail: float = 1.0
 
+    def __post_init__(self) -> None:
+        for group in ("tone", "detail"):
+            object.__setattr__(self, group, _share(getattr(self, group)))
+
     @classmethod
     def of(cls, value: "float | str | Mapping[str, float | str] | Strength") -> "Strength":
         """From one number for everything, or from numbers by kind; a group that is not named is kept whole.
@@ -54,14 +61,13 @@ class Strength:
         Texts are refused like any other value that is no number.
 
         Raises:
-            InputError: a number that is none from 0 to 1, or two numbers for kinds that can't be told apart.
-            UnknownNameError: no such kind.
+            InputError: a number that is none from 0 to 1, no such kind, or two numbers for kinds that can't be
+                told apart.
         """
         if isinstance(value, Strength):
             return value
         if not isinstance(value, Mapping):
-            share = _share(value)
-            return cls(share, share)
+            return cls(value, value)  # type: ignore[arg-type]
         for kind in value:
             if kind not in TONE_KINDS + DETAIL_KINDS:
                 raise InputError(unknown_name("kind", str(kind), [*TONE_KINDS, *DETAIL_KINDS]))
@@ -72,7 +78,7 @@ class Strength:
         """From a command line: "0.5", or "haze=1,noise=0.3".
 
         Raises:
-            InputError, UnknownNameError: as `of`.
+            InputError: as `of`.
 
         >>> Strength.parse("low_light=0.5")
         Strength(tone=0.5, detail=1.0)

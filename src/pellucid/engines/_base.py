@@ -187,7 +187,7 @@ def check_engine(name: str) -> None:
         InputError: it is not.
     """
     if name not in (*ENGINES, "auto"):
-        raise InputError(unknown_name("engine", name, [*ENGINES, "auto"]))
+        raise InputError(unknown_name("engine", str(name), [*ENGINES, "auto"]))
 
 
 def check_precision(engine: str, precision: Precision) -> None:
