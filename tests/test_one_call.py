@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.toys import toy
 
 import pellucid
+from pellucid import ImageBuffer
 from pellucid.arrays import image_from_array
 from pellucid.errors import InputError, OutputExistsError, UnreadableImageError
 from pellucid.image_io import encode_image, write_image
@@ -87,6 +89,19 @@ def test_what_is_no_picture(restore, image, words, tmp_path, monkeypatch):
         restore(image)
 
 
+@pytest.mark.parametrize("strength", [0, 1])
+def test_a_buffer_comes_back_in_memory_of_its_own(restore, strength):
+    given = ImageBuffer(torch.rand(3, 20, 18), torch.rand(1, 20, 18))
+    pixels, alpha = given.pixels.clone(), given.alpha.clone()
+    restored = restore(given, strength=strength)
+    assert torch.equal(restored.pixels, pixels) == (strength == 0)
+    assert torch.equal(restored.alpha, alpha)
+    restored.pixels.zero_()
+    restored.alpha.zero_()
+    assert torch.equal(given.pixels, pixels)
+    assert torch.equal(given.alpha, alpha)
+
+
 def test_an_output_is_for_paths(restore, array):
     with pytest.raises(InputError, match="for paths only"):
         restore(array, "out.png")
@@ -110,6 +125,21 @@ def test_a_stream_keeps_its_order_and_runs_no_further_than_one_ahead(tmp_path):
         assert restoration.array[0, 0] == number
         assert len(taken) <= number + 2
     assert len(taken) == 6
+
+
+@pytest.mark.parametrize("strength", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_stream_may_come_in_one_buffer(dtype, strength):
+    frames = np.random.default_rng(0).random((5, 40, 30, 3)).astype(dtype)
+
+    def images():
+        buffer = np.empty_like(frames[0])
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    restored = [restoration.array for restoration in toy().map(images(), strength=strength)]
+    assert all(map(np.array_equal, restored, [toy()(frame, strength=strength).array for frame in frames]))
 
 
 def test_a_stream_reads_while_the_network_works(tmp_path, array, monkeypatch):

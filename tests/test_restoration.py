@@ -29,6 +29,27 @@ def test_tensors_come_back_in_their_dtype():
     assert torch.equal(toy()(picture, strength=0).tensor, picture.detach())
 
 
+@pytest.mark.parametrize("strength", [0, 1])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "float64"])
+def test_a_result_stays_when_its_input_changes(dtype, strength):
+    rng = np.random.default_rng(0)
+    scale = np.iinfo(dtype).max if dtype[0] == "u" else 1
+    buffer = (rng.random((9, 11, 4)) * scale).astype(dtype)
+    restoration = toy()(buffer, strength=strength)
+    before = restoration.array
+    buffer[:] = 0
+    assert np.array_equal(restoration.array, before)
+    assert before[..., 3].any()
+    if dtype[0] == "f":
+        picture = torch.from_numpy(rng.random((3, 9, 11)).astype(dtype))
+        restoration = toy()(picture, strength=strength)
+        pixels, before = restoration.image.pixels.clone(), restoration.tensor.clone()
+        picture.zero_()
+        assert torch.equal(restoration.tensor, before)
+        assert torch.equal(restoration.image.pixels, pixels)
+        assert before.any()
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_files(tmp_path, suffix):
     array = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)

@@ -15,13 +15,16 @@ def test_a_tensor_in_a_file_is_one_like_others_and_leaves_nothing(tmp_path, monk
     scratch.touch(65)  # its pages leave, and come back as they were
     assert tensor.flatten().tolist() == list(range(105))
     assert scratch.folder_of(tensor) == scratch.folder_of(tensor[1:, 2]) == tmp_path
+    copied = scratch.copy(tensor)
+    assert (scratch.folder_of(copied), copied.equal(tensor)) == (tmp_path, True)
+    assert copied.data_ptr() != tensor.data_ptr()
     beside = scratch.zeros_like(tensor[:, :1], (2, 2))
     assert (scratch.folder_of(beside), beside.tolist()) == (tmp_path, [[0, 0], [0, 0]])
     view = tensor[2]
     del tensor
     assert view[4, 6] == 104
     assert not list(tmp_path.iterdir())
-    del view, beside
+    del view, beside, copied
     assert not scratch._files
 
 
@@ -29,6 +32,7 @@ def test_a_tensor_in_memory_is_in_no_folder():
     tensor = torch.rand(2, 3)
     assert scratch.folder_of(tensor) is None
     assert scratch.folder_of(scratch.zeros_like(tensor, (4, 4))) is None
+    assert scratch.folder_of(scratch.copy(tensor[None])) is None
     assert scratch.folder_of(torch.empty(3, device="meta")) is None
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pellucid import scratch
 from pellucid.errors import InputError
 from pellucid.image import ImageBuffer, SampleFormat, Source, fill_transparent
 
@@ -71,7 +72,10 @@ def image_from_tensor(tensor: Tensor) -> ImageBuffer:
         )
     tensor = tensor.detach()
     refuse_wrong_range(float(tensor.min()), float(tensor.max()), "tensor")
-    return ImageBuffer(tensor.to("cpu", torch.float32), None, Source(depth="float32"))
+    pixels = tensor.to("cpu", torch.float32)
+    if pixels is tensor:  # whose owner may change it afterwards
+        pixels = scratch.copy(tensor)
+    return ImageBuffer(pixels, None, Source(depth="float32"))
 
 
 def array_from_image(image: ImageBuffer, dtype: np.dtype[Any] | None = None) -> Array:
@@ -92,7 +96,7 @@ def array_from_image(image: ImageBuffer, dtype: np.dtype[Any] | None = None) -> 
     dtype = np.dtype(image.source.depth) if dtype is None else dtype
     if dtype.kind == "u":
         array = np.rint(array * np.float32(np.iinfo(dtype).max))
-    array = np.ascontiguousarray(array, dtype=dtype)
+    array = np.array(array, dtype, order="C")
     return array[..., 0] if array.shape[2] == 1 else array
 
 

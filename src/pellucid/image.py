@@ -47,7 +47,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ImageBuffer:
-    """A picture in memory, upright.
+    """A picture in memory, upright. Its tensors are not to be changed in place: restorations share them.
 
     Attributes:
         pixels: (3, H, W) float32 in [0, 1], encoded as sRGB is. The primaries are those of `source.icc`: a

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -10,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pellucid import weights
+from pellucid import scratch, weights
 from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import SUFFIX, check_writable, decode_image, encode_image
+from pellucid.restoration import Restoration
 from pellucid.restorer import TorchRestorer, load
 from pellucid.strength import Strength
 
@@ -82,7 +84,7 @@ def restore(
             return image
         return cast(Given, encode_image(restoration.image, SUFFIX[picture.source.format]))
     if isinstance(image, ImageBuffer):
-        return run(image).image
+        return cast(Given, _apart(run(image)))
     if isinstance(image, Tensor):
         return run(image).tensor
     if isinstance(image, np.ndarray):
@@ -99,6 +101,14 @@ def _load(
     guard: bool,
 ) -> TorchRestorer:
     return load(model, device=device, precision=precision, memory=memory, guard=guard)
+
+
+def _apart(restoration: Restoration) -> ImageBuffer:
+    """The restored picture, sharing no memory with the `ImageBuffer` that was given."""
+    image = restoration.image
+    pixels = scratch.copy(image.pixels) if restoration.report.untouched else image.pixels
+    alpha = None if image.alpha is None else scratch.copy(image.alpha)
+    return replace(image, pixels=pixels, alpha=alpha)
 
 
 def _beside(path: Path) -> Path:

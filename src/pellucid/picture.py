@@ -1,6 +1,7 @@
 """What may be given as a picture, and how each of it becomes an `ImageBuffer`."""
 
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,20 @@ from pellucid.image import ImageBuffer, value_range
 from pellucid.image_io import decode_image, read_image
 
 Picture = bytes | str | os.PathLike[str] | ImageBuffer | NDArray[np.generic] | Tensor
+
+
+def is_wide(samples: NDArray[Any] | Tensor) -> bool:
+    """Whether the float32 of an `ImageBuffer` may not hold them."""
+    return samples.itemsize > 4
+
+
+def keep(image: Picture) -> Picture:
+    """The picture as it was given, whatever its owner does to it: a copy where no `ImageBuffer` holds all."""
+    if isinstance(image, np.ndarray) and is_wide(image):
+        return np.array(image)
+    if isinstance(image, Tensor) and is_wide(image):
+        return image.detach().clone()
+    return image
 
 
 def open_picture(image: Picture) -> ImageBuffer:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pellucid.arrays import array_from_image
 from pellucid.image import ImageBuffer
 from pellucid.image_io import BY_SUFFIX, copy_image, write_image
-from pellucid.picture import Picture
+from pellucid.picture import Picture, is_wide
 from pellucid.strips import StripPlan
 
 
@@ -75,7 +75,8 @@ class Restoration:
     Attributes:
         image: the restored picture; alpha and source are the input's.
         report: what was done.
-        original: the input as it was given.
+        original: the input as it was given; of an array or a tensor in float64 a copy, since its untouched
+            pixels and its alpha come back from there.
 
     >>> import numpy as np
     >>> from pellucid.restorer import IdentityRestorer
@@ -93,10 +94,11 @@ class Restoration:
         """The picture in layout and dtype of an array input; else in the depth of the file, (H, W, C)."""
         if not isinstance(self.original, np.ndarray):
             return array_from_image(self.image)
-        if self.report.untouched:
+        wide = is_wide(self.original)  # would not survive the way through float32
+        if wide and self.report.untouched:
             return self.original.copy()
         array = array_from_image(self.image, self.original.dtype)
-        if self.image.alpha is not None:  # float64 would not survive the way through float32
+        if wide and self.image.alpha is not None:
             array[..., 3] = self.original[..., 3]
         return array
 
@@ -105,8 +107,8 @@ class Restoration:
         """(3, H, W) in [0, 1], on the device and in the dtype of a tensor input; else float32 on the CPU."""
         if not isinstance(self.original, Tensor):
             return self.image.pixels
-        if self.report.untouched:
-            return self.original.detach().clone()
+        if self.report.untouched and is_wide(self.original):
+            return self.original.clone()
         return self.image.pixels.to(self.original.device, self.original.dtype)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

@@ -8,7 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,7 +26,7 @@ from pellucid.image import ImageBuffer
 from pellucid.image_io import Limits, read_header, read_image
 from pellucid.light import keep_light
 from pellucid.models import ModelSpec
-from pellucid.picture import Picture, open_picture
+from pellucid.picture import Picture, keep, open_picture
 from pellucid.registry import unknown_name
 from pellucid.restoration import Report, Restoration
 from pellucid.runner import NetworkRunner, Progress
@@ -113,7 +113,15 @@ class _Streaming:
     ) -> Iterator[Restoration]:
         """See `Restorer`."""
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
-            for image, opening in ahead(((image, reader.submit(self.open, image)) for image in images), 1):
+
+            def begin(image: Picture) -> tuple[Picture, Future[ImageBuffer]]:
+                image = keep(image)
+                opening = reader.submit(self.open, image)
+                if not isinstance(image, (bytes, str, os.PathLike)):
+                    wait([opening])  # its owner may fill it with the next one when that is asked for
+                return image, opening
+
+            for image, opening in ahead(map(begin, images), 1):
                 try:
                     restoration = self(opening.result(), diagnosis=diagnosis, strength=strength)
                 except PellucidError as error:
@@ -159,6 +167,7 @@ class IdentityRestorer(_Streaming):
         if diagnosis is not None:
             raise InputError(_blind("identity", diagnosis))
         start = time.perf_counter()
+        image = keep(image)
         picture = self.open(image)
         report = dataclasses.replace(
             self.describe(),
@@ -248,6 +257,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         if diagnosis is not None:
             self._prompt(diagnosis)  # refused before the picture is read
         start = time.perf_counter()
+        image = keep(image)
         degraded = self.open(image)
         seconds = {"read": time.perf_counter() - start}
         report = dataclasses.replace(

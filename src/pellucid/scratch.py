@@ -51,6 +51,14 @@ def zeros_like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor.new_zeros(shape) if folder is None else create(shape, tensor.dtype, folder)
 
 
+def copy(tensor: Tensor) -> Tensor:
+    """A copy of (C, H, W), in a file if the tensor is in one."""
+    copied = zeros_like(tensor, tensor.shape)
+    for rows in bands(tensor.shape[1], tensor[:, 0].nbytes):
+        copied[:, rows] = tensor[:, rows]
+    return copied
+
+
 def touch(size: int) -> None:
     """Say that so many bytes were read or written.
 
