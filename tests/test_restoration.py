@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -66,3 +68,27 @@ def test_files(tmp_path, suffix):
     assert out.read_bytes() == path.read_bytes()  # JPEG included: it is not encoded again
     toy()(path, strength=0).save(tmp_path / "other.tif")
     assert torch.equal(read_image(tmp_path / "other.tif").pixels, read_image(path).pixels)
+    toy()(path.read_bytes(), strength=0).save(out, overwrite=True)
+    assert out.read_bytes() == path.read_bytes()
+    toy()(path.read_bytes(), strength=0).save(tmp_path / "other.tif", overwrite=True)
+    assert torch.equal(read_image(tmp_path / "other.tif").pixels, read_image(path).pixels)
+
+
+def test_an_untouched_picture_is_saved_as_it_was_read_whatever_became_of_its_file(tmp_path, monkeypatch):
+    arrays = np.random.default_rng(0).integers(0, 256, (2, 21, 30, 3), dtype=np.uint8)
+    monkeypatch.chdir(tmp_path)
+    write_image(image_from_array(arrays[0]), "in.jpg")
+    stored, pixels = Path("in.jpg").read_bytes(), read_image("in.jpg").pixels
+    called, (mapped,) = toy()("in.jpg", strength=0), toy().map(["in.jpg"], strength=0)
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    for restoration in (called, mapped):
+        restoration.save("copied.jpg", overwrite=True)
+        assert Path("copied.jpg").read_bytes() == stored
+    write_image(image_from_array(arrays[1]), tmp_path / "in.jpg", overwrite=True)
+    called.save("replaced.jpg")
+    assert float((read_image("replaced.jpg").pixels - pixels).abs().mean()) < 0.02
+    (tmp_path / "in.jpg").unlink()
+    mapped.save("removed.png")
+    assert torch.equal(read_image("removed.png").pixels, pixels)
+    mapped.save("removed.jpg")

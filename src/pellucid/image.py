@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -30,6 +31,7 @@ class Source:
         xmp, iptc: metadata blocks as stored.
         dots_per_mm: horizontal and vertical resolution, or none if the file states none.
         hidden: (3, N) float32, the colors that were stored at the N pixels whose alpha is 0, in row order.
+        file: the absolute path that was read, and what `pellucid.image_io.file_state` said of it then.
     """
 
     format: str = ""
@@ -43,6 +45,7 @@ class Source:
     iptc: bytes | None = None
     dots_per_mm: tuple[float, float] | None = None
     hidden: Tensor | None = field(default=None, compare=False, repr=False)
+    file: tuple[Path, tuple[int, int, int]] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pellucid.arrays import array_from_image
 from pellucid.image import ImageBuffer
-from pellucid.image_io import BY_SUFFIX, copy_image, write_image
+from pellucid.image_io import BY_SUFFIX, copy_image, file_state, write_bytes, write_image
 from pellucid.picture import Picture, is_wide
 from pellucid.strips import StripPlan
 
@@ -114,16 +114,27 @@ class Restoration:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the picture with everything its file had (depth, alpha, profile, metadata).
 
-        An untouched picture is copied towards the same file format, since encoding anew could change pixels.
+        Towards the same file format an untouched picture gets the bytes that were given, or those of its file
+        where that was not changed since: encoding anew could change pixels.
 
         Raises:
             InputError: the target exists and `overwrite` is false, or can't be written.
         """
-        original = self.original
-        if self.report.untouched and isinstance(original, (str, os.PathLike)):
-            source, target = Path(original), Path(path)
-            own, wanted = (BY_SUFFIX.get(s := file.suffix.lower(), s) for file in (source, target))
-            if own == wanted:
-                copy_image(source, target, overwrite=overwrite)
-                return
+        if self.report.untouched and isinstance(self.original, (bytes, str, os.PathLike)):
+            source, wanted = self.image.source, _format_of(path)
+            if isinstance(self.original, bytes):
+                if wanted == source.format:
+                    write_bytes(self.original, path, overwrite=overwrite)
+                    return
+            elif wanted in (source.format, _format_of(self.original)) and source.file is not None:
+                file, state = source.file
+                if file_state(file) == state:
+                    copy_image(file, path, overwrite=overwrite)
+                    return
         write_image(self.image, path, overwrite=overwrite)
+
+
+def _format_of(path: str | os.PathLike[str]) -> str:
+    """The format that a name's suffix stands for, or the suffix itself."""
+    suffix = Path(path).suffix.lower()
+    return BY_SUFFIX.get(suffix, suffix)

@@ -121,7 +121,10 @@ def unpack_image(message: Message) -> ImageBuffer:
         bits=int(told["bits"]),
         lossless=bool(told["lossless"]),
         dots_per_mm=None if dots is None else (float(dots[0]), float(dots[1])),
+        icc=kept.get("icc"),
+        exif=kept.get("exif"),
+        xmp=kept.get("xmp"),
+        iptc=kept.get("iptc"),
         hidden=planes.get("hidden"),
-        **kept,
     )
     return ImageBuffer(planes["pixels"], planes.get("alpha"), source)

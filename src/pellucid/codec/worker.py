@@ -15,7 +15,15 @@ import torch
 from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
 from pellucid.errors import ImageTooLargeError, PellucidError, UnreadableImageError
 from pellucid.image import ImageBuffer
-from pellucid.image_io import Limits, decode_header, decode_image, encode_image, read_header, read_image
+from pellucid.image_io import (
+    Limits,
+    decode_header,
+    decode_image,
+    encode_image,
+    file_state,
+    read_header,
+    read_image,
+)
 
 
 def work(connection: Connection, memory: int, limit: int) -> None:
@@ -97,27 +105,19 @@ def read_steady(path: str | Path, read: Callable[[], ImageBuffer]) -> ReadFile:
         UnreadableImageError: it changed: its pixels may be others than those of the bytes that are hashed.
         PellucidError: whatever `read` raises.
     """
-    start, before = time.perf_counter(), _state(path)
+    start, before = time.perf_counter(), file_state(path)
     image = read()
     try:
         with Path(path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         digest = None
-    if digest is None or _state(path) != before:
+    if digest is None or file_state(path) != before:
         raise UnreadableImageError(
             f"{path} was changed while it was read; expected a file that stays as it is. "
             "Run the command again."
         )
     return ReadFile(image, digest, time.perf_counter() - start)
-
-
-def _state(path: str | Path) -> tuple[int, int, int] | None:
-    try:
-        found = Path(path).stat()
-    except OSError:  # told by who reads it
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _confine(memory: int) -> None:

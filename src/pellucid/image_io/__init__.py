@@ -8,7 +8,15 @@ renamed. A picture whose pixels were not changed comes back with the same sample
 """
 
 from pellucid.image_io._formats import BY_SUFFIX, IMAGE_SUFFIXES, SUFFIX
-from pellucid.image_io._read import Header, Limits, decode_header, decode_image, read_header, read_image
+from pellucid.image_io._read import (
+    Header,
+    Limits,
+    decode_header,
+    decode_image,
+    file_state,
+    read_header,
+    read_image,
+)
 from pellucid.image_io._write import (
     check_format,
     check_writable,
@@ -33,6 +41,7 @@ __all__ = [
     "decode_header",
     "decode_image",
     "encode_image",
+    "file_state",
     "link_image",
     "move_file",
     "read_header",

@@ -112,7 +112,9 @@ def read_image(path: PathLike, *, limits: Limits | None = None, folder: Path | N
         MemoryBudgetError: the folder has no room.
     """
     with opened(path) as stream:
-        return _decode(stream, str(path), limits or Limits(), folder)
+        state = file_state(stream.fileno())
+        image = _decode(stream, str(path), limits or Limits(), folder)
+    return replace(image, source=replace(image.source, file=state and (Path(path).absolute(), state)))
 
 
 def decode_image(data: bytes, *, limits: Limits | None = None) -> ImageBuffer:
@@ -122,6 +124,22 @@ def decode_image(data: bytes, *, limits: Limits | None = None) -> ImageBuffer:
         UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as there.
     """
     return _decode(io.BytesIO(data), "The picture", limits or Limits())
+
+
+def file_state(file: PathLike | int) -> tuple[int, int, int] | None:
+    """By what a file is known again without reading it: its inode, its bytes, its time of change in ns.
+
+    Args:
+        file: a path, or the descriptor of an open file.
+
+    Returns:
+        None if there is no such file.
+    """
+    try:
+        found = os.stat(file)  # noqa: PTH116
+    except (OSError, ValueError):  # told by who reads it
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextlib.contextmanager
