@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.toys import toy
+from tests.toys import ToyConfig, toy
 
 from pellucid import read_image, write_image
 from pellucid.arrays import image_from_array
@@ -72,6 +72,23 @@ def test_files(tmp_path, suffix):
     assert out.read_bytes() == path.read_bytes()
     toy()(path.read_bytes(), strength=0).save(tmp_path / "other.tif", overwrite=True)
     assert torch.equal(read_image(tmp_path / "other.tif").pixels, read_image(path).pixels)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_gray_picture_is_the_same_in_an_array_and_in_a_file(dtype, tmp_path):
+    class Tinting(torch.nn.Module):
+        config = ToyConfig()
+
+        def forward(self, x):
+            return x * torch.tensor([1.0, 0.8, 0.3])[:, None, None]
+
+    array = np.random.default_rng(0).random((9, 11), np.float32)
+    array = (array * np.iinfo(dtype).max).astype(dtype) if dtype[0] == "u" else array
+    restoration = toy(Tinting())(array)
+    restoration.save(tmp_path / "gray.tif")
+    assert np.array_equal(toy()(tmp_path / "gray.tif", strength=0).array, restoration.array)
+    share = 0.2126 + 0.7152 * 0.8 + 0.0722 * 0.3
+    assert restoration.array.mean() == pytest.approx(array.mean() * share, rel=5e-3)
 
 
 def test_an_untouched_picture_is_saved_as_it_was_read_whatever_became_of_its_file(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pellucid import scratch
 from pellucid.errors import InputError
-from pellucid.image import ImageBuffer, SampleFormat, Source, fill_transparent
+from pellucid.image import ImageBuffer, SampleFormat, Source, fill_transparent, to_gray
 
 Array = NDArray[Any]
 _DEPTHS: dict[str, SampleFormat] = {"uint8": "uint8", "uint16": "uint16"}
@@ -82,12 +82,12 @@ def array_from_image(image: ImageBuffer, dtype: np.dtype[Any] | None = None) -> 
     """The picture as an array: (H, W) if its source was gray and opaque, else (H, W, 3) or (H, W, 4).
 
     Args:
-        image: the picture; a gray one is the mean of its channels.
+        image: the picture; a gray one has the gray that `write_image` gives it, too.
         dtype: of the result; integers are rounded. Default: the depth of the picture's source.
     """
     pixels = image.pixels
     if image.source.mode == "gray" and image.alpha is None:
-        pixels = pixels.double().mean(0, keepdim=True).float()  # so that three equal ones give just that
+        pixels = to_gray(pixels)
     if image.alpha is not None:
         pixels = torch.cat([pixels, image.alpha])
         if image.source.hidden is not None:

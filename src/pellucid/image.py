@@ -90,6 +90,12 @@ class ImageBuffer:
         return self.pixels.shape[2]
 
 
+def to_gray(pixels: Tensor) -> Tensor:
+    """(1, H, W) of (3, H, W) in color, by the weights of Rec. 709."""
+    red, green, blue = pixels
+    return (red + (0.7152 * (green - red) + 0.0722 * (blue - red)))[None]  # three equal ones give just that
+
+
 def is_finite(x: Tensor) -> bool:
     """Whether all of (C, H, W) float32 are finite: then so is their float64 sum, which takes no memory."""
     bands = scratch.bands(x.shape[1], x[:, 0].nbytes)

@@ -17,7 +17,7 @@ import torch
 
 from pellucid import scratch
 from pellucid.errors import InputError, OutputExistsError, UnsupportedImageError, reason
-from pellucid.image import ImageBuffer, SampleFormat, Source
+from pellucid.image import ImageBuffer, SampleFormat, Source, to_gray
 from pellucid.image_io import _exif as exif
 from pellucid.image_io._color import RAMP, fits, tone_curve
 from pellucid.image_io._formats import (
@@ -442,9 +442,7 @@ def _interleaved(
         if not bool(torch.isfinite(colors).all()):
             raise InputError("The picture to write has NaN or infinite pixels; expected numbers from 0 to 1.")
         if gray:
-            # Rec. 709 weights, written as differences so that equal channels come back exactly.
-            red, green, blue = colors
-            colors = (red + (0.7152 * (green - red) + 0.0722 * (blue - red)))[None]
+            colors = to_gray(colors)
         planes = [*colors, *(() if alpha is None else alpha[:, rows].detach().cpu())]
         for channel, plane in enumerate(planes):
             values: Array = plane.clamp(0, 1).numpy()
