@@ -1,10 +1,13 @@
 """The public surface: a name appears or disappears by decision, has a docstring, and its examples run."""
 
 import doctest
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 import pellucid
 from pellucid import restorer
@@ -52,6 +55,14 @@ def run_examples(thing: object, name: str) -> None:
     for example in doctest.DocTestFinder(recurse=False).find(thing, name, globs=globs):
         result = runner.run(example)
         assert result.failed == 0
+
+
+def test_the_block_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pellucid.write_image(pellucid.ImageBuffer(torch.full((3, 32, 32), 0.5)), "photo.jpg")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(block, {})
 
 
 def test_importing_pellucid_is_light():
