@@ -61,8 +61,8 @@ class Strength:
         Texts are refused like any other value that is no number.
 
         Raises:
-            InputError: a number that is none from 0 to 1, no such kind, or two numbers for kinds that can't be
-                told apart.
+            InputError: a number that is none from 0 to 1, no such kind, or two numbers for kinds that
+                can't be told apart.
         """
         if isinstance(value, Strength):
             return value
