@@ -4,7 +4,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,11 @@ class Report:
     def untouched(self) -> bool:
         """Whether the input's own pixels came back, bit by bit."""
         return self.strength == 0 or self.guards.get("left_alone", False)
+
+    @property
+    def state(self) -> Literal["restored", "left alone"]:
+        """What became of the picture, in the words of lines and journals."""
+        return "left alone" if self.guards.get("left_alone") else "restored"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

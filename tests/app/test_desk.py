@@ -66,6 +66,7 @@ def test_many_with_some_that_are_broken(desk, photo, tmp_path):
         assert archive.read("cat-2.jpg") == session.write(1, Strength()).read_bytes()
     rows = json.loads(session.write_report(Strength(1, 0.5)).read_text())
     assert [row["ok"] for row in rows] == [True, True, True, False, False]
+    assert [row.get("state") for row in rows] == ["restored", "restored", "restored", None, None]
     assert rows[0]["report"]["strength"] == {"tone": 1, "detail": 0.5}
 
 

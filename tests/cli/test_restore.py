@@ -213,6 +213,19 @@ def test_json_is_one_object_per_picture(run, options, tmp_path):
     assert (bad["ok"], bad["error"]["type"]) == (False, "UnreadableImageError")
 
 
+@pytest.mark.parametrize(("guard", "state"), [("--guard", "left alone"), ("--no-guard", "restored")])
+def test_the_line_of_one_file_is_that_of_several(run, options, tmp_path, guard, state):
+    photo, other = save(tmp_path / "a.png", (20, 20)), save(tmp_path / "b.png", (20, 20))
+    told = ("--json", guard, *options)
+    results = [
+        run("restore", *inputs, "-o", tmp_path / output, *told)
+        for inputs, output in (([photo], "a-restored.png"), ([photo, other], "out"))
+    ]
+    lines = [json.loads(result.out.splitlines()[0]) for result in results]
+    assert [line["state"] for line in lines] == [state] * 2
+    assert list(lines[0]) == list(lines[1])
+
+
 def test_quiet_is_quiet(run, options, tmp_path):
     result = run("restore", save(tmp_path / "a.png"), "-o", tmp_path / "b.png", "--quiet", *options)
     assert result == (0, "", "")

@@ -441,6 +441,7 @@ def test_the_command_takes_films(tmp_path):
     done = CliRunner().invoke(create_app(), command)
     assert done.exit_code == 0, done.stderr
     row = json.loads(done.stdout)
+    assert row["state"] == "restored"
     assert (row["ok"], row["report"]["frames"], row["output"]) == (True, 3, str(target))
     assert "3 frames in 1 shots" in done.stderr
     again = CliRunner().invoke(create_app(), command)

@@ -192,8 +192,7 @@ class Batch:
         except PellucidError as error:
             return Outcome(job, "failed", error=error)
         seconds = report.seconds | {"read": claimed.read_seconds, "write": time.perf_counter() - start}
-        state: State = "left alone" if report.guards.get("left_alone") else "restored"
-        return Outcome(job, state, replace(report, seconds=seconds))
+        return Outcome(job, report.state, replace(report, seconds=seconds))
 
     def _record(self, outcome: Outcome, claimed: "_Claimed") -> None:
         if claimed.input is None:  # it vanished before it was read: nothing to know it again by

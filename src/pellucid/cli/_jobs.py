@@ -134,9 +134,9 @@ def failing_as_json(source: Path, *, wanted: bool) -> Generator[None]:
         raise
 
 
-def print_restored(source: Path, target: Path, report: dict[str, Any]) -> None:
-    """A line of JSON about one file that was restored."""
-    print_json({"input": str(source), "output": str(target), "ok": True, "report": report})
+def print_restored(source: Path, target: Path, state: str, report: dict[str, Any]) -> None:
+    """A line of JSON about one file that was restored, or left alone."""
+    print_json({"input": str(source), "output": str(target), "ok": True, "state": state, "report": report})
 
 
 def print_planned(source: Path, target: Path, why: str | None = None, *, as_json: bool) -> None:

@@ -65,7 +65,7 @@ def restore_film(
                 say("what is done is kept; the same command goes on from there")
             raise
     if options.as_json:
-        print_restored(source, target, report.to_dict())
+        print_restored(source, target, "restored", report.to_dict())
     if not options.quiet:
         say(_summary(report))
 

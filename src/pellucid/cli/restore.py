@@ -176,7 +176,7 @@ def restore(
         with Bars([job.source], visible=not quiet) as bars:
             report = _restore_one(restorer, job, limits, prompt, kept, overwrite, bars)
     if as_json:
-        print_restored(job.source, job.target, report.to_dict())
+        print_restored(job.source, job.target, report.state, report.to_dict())
     if not quiet:
         say(
             "1 left alone, since nothing was found to mend (--no-guard restores it)"

@@ -142,7 +142,7 @@ class Row:
         found = report.recognized
         return dataclasses.replace(
             self,
-            state="left alone" if report.guards.get("left_alone") else "restored",
+            state=report.state,
             model=report.model,
             weights_sha256=report.weights_sha256,
             device=report.device,
