@@ -113,6 +113,34 @@ def test_a_second_call_has_the_model_loaded(restore, array, monkeypatch):
     restore(array)
 
 
+def test_a_changed_file_of_weights_and_another_of_the_same_name_are_loaded(array, tmp_path, monkeypatch):
+    loaded: list[Path] = []
+
+    def load(model, **_):
+        loaded.append(Path(model).absolute())
+        return IdentityRestorer()
+
+    def restore(file: Path) -> Path:
+        monkeypatch.chdir(file.parent)
+        pellucid.restore(array, model=file.name)
+        return file
+
+    monkeypatch.setattr("pellucid.one_call.load", load)
+    files = [tmp_path / folder / "w.safetensors" for folder in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(b"some")
+        restore(restore(file))
+    files[1].write_bytes(b"others")
+    restore(files[1])
+    assert loaded == [*files, files[1]]
+
+
+def test_a_model_that_is_no_name_is_refused(array):
+    with pytest.raises(InputError, match="type list; expected the name of weights or a path"):
+        pellucid.restore(array, model=["daair_s"])
+
+
 def test_a_stream_keeps_its_order_and_runs_no_further_than_one_ahead(tmp_path):
     taken = []
 

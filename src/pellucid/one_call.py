@@ -14,7 +14,7 @@ from torch import Tensor
 from pellucid import scratch, weights
 from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
-from pellucid.image_io import SUFFIX, check_writable, decode_image, encode_image
+from pellucid.image_io import SUFFIX, check_writable, decode_image, encode_image, file_state
 from pellucid.restoration import Restoration
 from pellucid.restorer import TorchRestorer, load
 from pellucid.strength import Strength
@@ -40,7 +40,7 @@ def restore(
     precision: str | None = None,
     memory: int | None = None,
 ) -> Given:
-    """Restore one picture; a second call with the same model has it loaded already.
+    """Restore one picture; a second call with the same model, unchanged, has it loaded already.
 
     Args:
         image: the bytes of a picture file; an array, a tensor or an `ImageBuffer` as for `Restorer`; a
@@ -62,7 +62,8 @@ def restore(
     >>> restore(np.full((32, 32), 128, np.uint8)).dtype
     dtype('uint8')
     """
-    restorer = _load(model, device, precision, memory, guard)
+    file = weights.find(model).path.absolute()
+    restorer = _load(model, (file, file_state(file)), device, precision, memory, guard)
 
     def run(picture: Any) -> Any:
         return restorer(picture, diagnosis=diagnosis, strength=strength)
@@ -95,6 +96,7 @@ def restore(
 @lru_cache(maxsize=2)
 def _load(
     model: str | os.PathLike[str],
+    _: tuple[Path, tuple[int, int, int] | None],  # its file and that one's state: another is another model
     device: str | None,
     precision: str | None,
     memory: int | None,

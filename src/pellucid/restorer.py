@@ -442,11 +442,6 @@ def load(
     Traceback (most recent call last):
     pellucid.errors.UnknownNameError: There are no weights called 'nonsense'. ...
     """
-    if not isinstance(name_or_path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InputError(
-            f"The model is of type {type(name_or_path).__name__}; expected the name of weights or a path. "
-            "The names are listed by: pellucid models"
-        )
     engines.check_engine(engine)
     compute.check_precision(precision)
     file = weights.find(name_or_path)

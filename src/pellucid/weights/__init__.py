@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pellucid.errors import CheckpointError, UnknownNameError
+from pellucid.errors import CheckpointError, InputError, UnknownNameError
 from pellucid.registry import unknown_name
 
 DEFAULT = "daair_s.5task"
@@ -72,9 +72,15 @@ def find(name_or_path: str | os.PathLike[str]) -> WeightsFile:
     goes along to `Checkpoint.read`, which verifies the bytes.
 
     Raises:
+        InputError: neither a name nor a path.
         UnknownNameError: no such name; the nearest are offered.
         CheckpointError: the named file is missing from the installation.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"The model is of type {type(name_or_path).__name__}; expected the name of weights or a path. "
+            "The names are listed by: pellucid models"
+        )
     text = os.fspath(name_or_path)
     path = Path(text)
     if not isinstance(name_or_path, str) or path.suffix in _SUFFIXES or path.name != text:
