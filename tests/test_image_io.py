@@ -1027,6 +1027,9 @@ def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         write_image(IMAGE, tmp_path / "folder.png", overwrite=True)
+    for nothing in (None, 3, b"out.png", io.BytesIO()):
+        with pytest.raises(InputError, match=r"The target is of type .*; expected a path"):
+            write_image(IMAGE, nothing)  # type: ignore[arg-type]
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

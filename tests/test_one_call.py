@@ -81,6 +81,9 @@ def test_untouched_bytes_are_the_same_bytes(restore, array):
         (Image.new("P", (4, 4)), "mode P"),
         (b"text", "not a picture"),
         (Path("missing.png"), "no file"),
+        ("", "no file ''"),
+        (Path(), "is a folder"),
+        ("/", "is a folder"),
     ],
 )
 def test_what_is_no_picture(restore, image, words, tmp_path, monkeypatch):
@@ -105,6 +108,13 @@ def test_a_buffer_comes_back_in_memory_of_its_own(restore, strength):
 def test_an_output_is_for_paths(restore, array):
     with pytest.raises(InputError, match="for paths only"):
         restore(array, "out.png")
+    with pytest.raises(InputError, match="The target is of type int"):
+        restore("photo.png", 3)
+
+
+def test_what_is_no_model_is_refused(restore, array):
+    with pytest.raises(InputError, match="The model is of type list"):
+        restore(array, model=["daair_s.5task"])
 
 
 def test_a_second_call_has_the_model_loaded(restore, array, monkeypatch):

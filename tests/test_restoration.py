@@ -7,9 +7,7 @@ from tests.toys import ToyConfig, toy
 
 from pellucid import read_image, write_image
 from pellucid.arrays import image_from_array
-from pellucid.errors import (
-    OutputExistsError,
-)
+from pellucid.errors import InputError, OutputExistsError
 
 
 @pytest.mark.parametrize("shape", [(9, 11), (9, 11, 3), (9, 11, 4)])
@@ -29,6 +27,13 @@ def test_tensors_come_back_in_their_dtype():
     picture = torch.rand(3, 9, 9, dtype=torch.float64, requires_grad=True)
     assert toy()(picture).tensor.dtype == torch.float64
     assert torch.equal(toy()(picture, strength=0).tensor, picture.detach())
+
+
+def test_results_are_kept_in_lists_and_sets():
+    first, second = toy().map([np.zeros((9, 11), np.uint8)] * 2)
+    assert second in [first, second]
+    assert len({first, second, first.image, second.image}) == 4
+    assert first != second
 
 
 @pytest.mark.parametrize("strength", [0, 1])
@@ -64,6 +69,9 @@ def test_files(tmp_path, suffix):
         assert np.array_equal(toy()(str(path)).array, toy()(array).array)
     with pytest.raises(OutputExistsError):
         restoration.save(out)
+    for kept in (restoration, toy()(path, strength=0)):
+        with pytest.raises(InputError, match="The target is of type NoneType; expected a path"):
+            kept.save(None)
     toy()(path, strength=0).save(out, overwrite=True)
     assert out.read_bytes() == path.read_bytes()  # JPEG included: it is not encoded again
     toy()(path, strength=0).save(tmp_path / "other.tif")

@@ -48,7 +48,7 @@ class Source:
     file: tuple[Path, tuple[int, int, int]] | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors are not simply equal, and have no hash of their values
 class ImageBuffer:
     """A picture in memory, upright. Its tensors are not to be changed in place: restorations share them.
 

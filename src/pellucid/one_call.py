@@ -14,7 +14,7 @@ from torch import Tensor
 from pellucid import scratch, weights
 from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
-from pellucid.image_io import SUFFIX, check_writable, decode_image, encode_image, file_state
+from pellucid.image_io import SUFFIX, check_writable, decode_image, encode_image, file_state, target_path
 from pellucid.restoration import Restoration
 from pellucid.restorer import TorchRestorer, load
 from pellucid.strength import Strength
@@ -69,7 +69,7 @@ def restore(
         return restorer(picture, diagnosis=diagnosis, strength=strength)
 
     if isinstance(image, (str, os.PathLike)):
-        target = _beside(Path(image)) if output is None else Path(output)
+        target = _beside(Path(image)) if output is None else target_path(output)
         check_writable(target, overwrite=overwrite)
         run(image).save(target, overwrite=overwrite)
         return cast(Given, type(image)(target) if isinstance(image, (str, Path)) else target)
@@ -114,7 +114,7 @@ def _apart(restoration: Restoration) -> ImageBuffer:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.stem}-restored{path.suffix}")
+    return path.parent / f"{path.stem}-restored{path.suffix}"  # of a folder without a name, too
 
 
 def _restore_pillow(image: Any, run: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pellucid.arrays import array_from_image
 from pellucid.image import ImageBuffer
-from pellucid.image_io import BY_SUFFIX, copy_image, file_state, write_bytes, write_image
+from pellucid.image_io import BY_SUFFIX, copy_image, file_state, target_path, write_bytes, write_image
 from pellucid.picture import Picture, is_wide
 from pellucid.strips import StripPlan
 
@@ -73,7 +73,7 @@ class Report:
         return dataclasses.asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays and tensors are not simply equal, and have no hash
 class Restoration:
     """A restored picture, and the report about it.
 
@@ -123,8 +123,9 @@ class Restoration:
         where that was not changed since: encoding anew could change pixels.
 
         Raises:
-            InputError: the target exists and `overwrite` is false, or can't be written.
+            InputError: the target exists and `overwrite` is false, can't be written, or is no path.
         """
+        path = target_path(path)
         if self.report.untouched and isinstance(self.original, (bytes, str, os.PathLike)):
             source, wanted = self.image.source, _format_of(path)
             if isinstance(self.original, bytes):

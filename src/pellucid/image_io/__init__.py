@@ -25,6 +25,7 @@ from pellucid.image_io._write import (
     link_image,
     move_file,
     remove_leftovers,
+    target_path,
     write_bytes,
     write_image,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "read_header",
     "read_image",
     "remove_leftovers",
+    "target_path",
     "write_bytes",
     "write_image",
 ]

@@ -160,7 +160,9 @@ def opened(path: PathLike) -> Generator[BinaryIO]:
             )
         file = Path(path).open("rb")  # noqa: SIM115
     except FileNotFoundError as error:
-        raise UnreadableImageError(f"There is no file {path}. Check the path.") from error
+        raise UnreadableImageError(
+            f"There is no file {os.fspath(path) or repr('')}. Check the path."
+        ) from error
     except (OSError, ValueError) as error:
         raise UnreadableImageError(
             f"{path} can't be opened: {reason(error)}. Check the path and its permissions."

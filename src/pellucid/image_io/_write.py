@@ -71,9 +71,9 @@ def write_image(
     Raises:
         OutputExistsError: the target exists, or is a link.
         UnsupportedImageError: an unknown suffix, or the format can't hold this picture (alpha, size).
-        InputError: the folder is missing or can't be written to, or the disk is full.
+        InputError: it is no path, the folder is missing or can't be written to, or the disk is full.
     """
-    path = Path(path)
+    path = target_path(path)
     file_format = _target_format(str(path), path.suffix)
     with _writable(path, overwrite):
         if file_format == "tiff" and scratch.folder_of(image.pixels):
@@ -81,6 +81,20 @@ def write_image(
         else:
             _write_atomically(_encode(image, file_format, str(path), quality), path, overwrite)
     return path
+
+
+def target_path(path: PathLike) -> Path:
+    """Where to write.
+
+    Raises:
+        InputError: it is no path.
+    """
+    if not isinstance(path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"The target is of type {type(path).__name__}; expected a path. "
+            "For bytes in memory, use pellucid.image_io.encode_image."
+        )
+    return Path(path)
 
 
 def copy_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> Path:
