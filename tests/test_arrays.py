@@ -44,6 +44,7 @@ def test_color_under_transparency_is_hidden_from_the_network():
         (np.zeros((5, 7), bool), "bool"),
         (np.full((5, 7), 1.5), "1.5"),
         (np.full((5, 7), -0.1), "-0.1"),
+        (np.full((5, 7), 1 + 1e-9), r" to 1\.000000001;"),
         (np.full((5, 7), np.nan, np.float32), "NaN"),
     ],
 )

@@ -17,16 +17,32 @@ def test_size_is_height_and_width_of_the_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    "pixels", [torch.zeros(1, 4, 7), torch.zeros(1, 3, 4, 7), torch.zeros(3, 4, 7, dtype=torch.float64)]
+    "pixels",
+    [
+        torch.zeros(1, 4, 7),
+        torch.zeros(1, 3, 4, 7),
+        torch.zeros(3, 4, 7, dtype=torch.float64),
+        torch.zeros(3, 4, 7, device="meta"),
+        torch.zeros(3, 4, 7).to_sparse(),
+    ],
 )
 def test_pixels_of_another_shape_or_dtype_are_refused(pixels: torch.Tensor) -> None:
-    with pytest.raises(InputError, match=r"expected float32 \(3, H, W\)"):
+    with pytest.raises(InputError, match=r"expected dense float32 \(3, H, W\)"):
         ImageBuffer(pixels)
 
 
-def test_alpha_of_another_size_is_refused() -> None:
-    with pytest.raises(InputError, match=r"expected \(1, 4, 7\)"):
-        ImageBuffer(torch.zeros(3, 4, 7), torch.zeros(1, 7, 4))
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        torch.zeros(1, 7, 4),
+        torch.zeros(1, 4, 7, dtype=torch.uint8),
+        torch.zeros(1, 4, 7, dtype=torch.float64),
+        torch.zeros(1, 4, 7, device="meta"),
+    ],
+)
+def test_alpha_of_another_shape_or_dtype_is_refused(alpha: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"expected dense float32 \(1, 4, 7\)"):
+        ImageBuffer(torch.zeros(3, 4, 7), alpha)
 
 
 def test_a_range_is_found_in_all_bands(monkeypatch) -> None:

@@ -78,6 +78,7 @@ def test_untouched_bytes_are_the_same_bytes(restore, array):
     ("image", "words"),
     [
         (7, "type int"),
+        (bytearray(b"text"), "type bytearray"),
         (Image.new("P", (4, 4)), "mode P"),
         (b"text", "not a picture"),
         (Path("missing.png"), "no file"),

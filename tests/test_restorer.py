@@ -134,6 +134,23 @@ def test_a_buffer_out_of_range_is_refused_as_a_tensor_is(value):
         toy()(ImageBuffer(torch.rand(3, 4, 5), alpha))
 
 
+@pytest.mark.parametrize("strength", [0, 1])
+def test_a_buffer_in_training_is_a_picture_like_others(strength):
+    pixels, alpha = torch.rand(3, 9, 8), torch.rand(1, 9, 8)
+    expected = toy()(ImageBuffer(pixels, alpha), strength=strength).array
+    given = ImageBuffer(pixels.requires_grad_(), alpha.requires_grad_())
+    restoration = toy()(given, strength=strength)
+    assert np.array_equal(restoration.array, expected)
+    assert not restoration.tensor.requires_grad
+
+
+@pytest.mark.parametrize("restorer", [toy(), IdentityRestorer()], ids=["torch", "identity"])
+def test_progress_ends_at_strength_zero_too(restorer):
+    told = []
+    restorer(torch.rand(3, 9, 8), strength=0, progress=lambda *parts: told.append(parts))
+    assert told == [(1, 1)]
+
+
 def test_load_a_file(small_weights):
     restorer = load(small_weights, device="cpu", precision="float32")
     report = restorer(torch.rand(3, 40, 60)).report

@@ -108,6 +108,12 @@ def refuse_wrong_range(lowest: float, highest: float, what: str) -> None:
     """
     if not (lowest >= 0 and highest <= 1):  # so written, NaN is refused too
         raise InputError(
-            f"The {what} holds values from {lowest:.6g} to {highest:.6g}; expected 0 to 1. "
+            f"The {what} holds values from {_told(lowest)} to {_told(highest)}; expected 0 to 1. "
             "Divide by its white level, and remove NaN."
         )
+
+
+def _told(value: float) -> str:
+    """The value in six digits, or in all where these would hide that it lies outside of [0, 1]."""
+    short = f"{value:.6g}"
+    return short if (0 <= float(short) <= 1) == (0 <= value <= 1) else repr(value)

@@ -68,15 +68,15 @@ class ImageBuffer:
     source: Source = field(default_factory=Source)
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[0] != 3 or self.pixels.dtype != torch.float32:
+        pixels, alpha = self.pixels, self.alpha
+        if pixels.ndim != 3 or pixels.shape[0] != 3 or not _is_dense(pixels):
             raise InputError(
-                f"The pixels are {self.pixels.dtype} of shape {tuple(self.pixels.shape)}; "
-                "expected float32 (3, H, W). Convert them first."
+                f"The pixels are {_described(pixels)}; expected dense float32 (3, H, W). Convert them first."
             )
-        if self.alpha is not None and self.alpha.shape != (1, *self.pixels.shape[1:]):
+        if alpha is not None and (alpha.shape != (1, *pixels.shape[1:]) or not _is_dense(alpha)):
             raise InputError(
-                f"The alpha has shape {tuple(self.alpha.shape)}; expected {(1, *self.pixels.shape[1:])}, "
-                "that of the pixels. Crop or grow it."
+                f"The alpha is {_described(alpha)}; expected dense float32 {(1, *pixels.shape[1:])}, "
+                "as the pixels are. Convert, crop or grow it."
             )
 
     @property
@@ -88,6 +88,14 @@ class ImageBuffer:
     def width(self) -> int:
         """Columns."""
         return self.pixels.shape[2]
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.layout == torch.strided and not x.is_meta
+
+
+def _described(x: Tensor) -> str:
+    return f"{x.dtype} of shape {tuple(x.shape)}{' without values' if x.is_meta else ''}"
 
 
 def to_gray(pixels: Tensor) -> Tensor:

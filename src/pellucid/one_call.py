@@ -78,8 +78,8 @@ def restore(
             f"An output was given for a picture of type {type(image).__name__}; expected one for paths only. "
             "Leave it out, and take what comes back."
         )
-    if isinstance(image, bytes | bytearray):
-        picture = decode_image(bytes(image))
+    if isinstance(image, bytes):
+        picture = decode_image(image)
         restoration = run(picture)
         if restoration.report.untouched:
             return image

@@ -1,6 +1,7 @@
 """What may be given as a picture, and how each of it becomes an `ImageBuffer`."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,12 @@ def open_picture(image: Picture) -> ImageBuffer:
                 f"The picture is {image.width} x {image.height} pixels; expected at least one pixel. "
                 "Check its size."
             )
-        refuse_wrong_range(*value_range(image.pixels), "picture")
-        if image.alpha is not None:
-            refuse_wrong_range(*value_range(image.alpha), "picture's alpha")
-        return image
+        pixels, alpha = image.pixels.detach().cpu(), image.alpha
+        refuse_wrong_range(*value_range(pixels), "picture")
+        if alpha is not None:
+            alpha = alpha.detach().cpu()
+            refuse_wrong_range(*value_range(alpha), "picture's alpha")
+        return replace(image, pixels=pixels, alpha=alpha)
     if isinstance(image, np.ndarray):
         return image_from_array(image)
     if isinstance(image, Tensor):

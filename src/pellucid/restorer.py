@@ -263,14 +263,12 @@ class TorchRestorer(NetworkRunner, _Streaming):
         report = dataclasses.replace(
             self.describe(), strength=kept.plain, diagnosis=diagnosis, seconds=seconds
         )
-        if report.untouched:
-            return Restoration(degraded, report, image)
-        if diagnosis is None and self.recognizes:
+        if not report.untouched and diagnosis is None and self.recognizes:
             report = self._recognized(degraded, report)
-            if report.untouched:
-                if progress is not None:
-                    progress(1, 1)
-                return Restoration(degraded, report, image)
+        if report.untouched:
+            if progress is not None:
+                progress(1, 1)
+            return Restoration(degraded, report, image)
         prompt = self._prompt(report.diagnosis)
         opened = time.perf_counter()
         restored, plan, guards = self.restore_pixels(degraded.pixels, prompt, progress)
