@@ -356,8 +356,8 @@ class Session:
         rows: list[dict[str, Any]] = []
         for item in self.items:
             report = dataclasses.replace(item.report, strength=strength.plain)
-            row = {"input": item.name, "output": _target_name(item), "ok": True, "state": report.state}
-            row["report"] = report.to_dict()
+            row: dict[str, Any] = {"input": item.name, "output": _target_name(item), "ok": True}
+            row |= {"state": report.state, "report": report.to_dict()}
             rows.append(row if item.region is None else row | {"region": round(float(item.region.mean()), 4)})
         for name, sentence in self.failures:
             rows.append({"input": name, "output": None, "ok": False, "error": {"message": sentence}})
