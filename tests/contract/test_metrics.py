@@ -118,8 +118,9 @@ def test_it_agrees_over_random_pictures(measure):
         lambda x: x[:, :1],
         lambda x: x[0, 0],
         lambda x: x[..., :0],
+        lambda x: x.to("meta"),
     ],
-    ids=["range", "negative", "nan", "dtype", "array", "channels", "dimensions", "empty"],
+    ids=["range", "negative", "nan", "dtype", "array", "channels", "dimensions", "empty", "meta"],
 )
 def test_wrong_pictures_are_refused(measure, fault):
     restored, clean = large(pair(), measure)

@@ -57,8 +57,10 @@ def checked(picture: Tensor, name: str, least_side: int = 1) -> Tensor:
             f"The {name} picture has shape {tuple(picture.shape)}; expected (3, H, W) or (B, 3, H, W) "
             f"with sides of at least {least_side}."
         )
-    if not picture.is_floating_point():
-        raise InputError(f"The {name} picture is {picture.dtype}; expected floating point in [0, 1].")
+    if not picture.is_floating_point() or picture.is_meta:
+        raise InputError(
+            f"The {name} picture is {picture.dtype} on {picture.device}; expected floating point in [0, 1]."
+        )
     lowest, highest = float(picture.min()), float(picture.max())
     if not (lowest >= 0 and highest <= 1):  # so written, NaN is refused too
         raise InputError(
