@@ -1,11 +1,13 @@
 """What every degradation owes, for whatever the registry finds."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor
 
 from pellucid import degradations
-from pellucid.degradations import Degradation
+from pellucid.degradations import Degradation, Params
 from pellucid.errors import InputError
 
 SIZES = [(48, 64), (17, 33), (1, 1), (3, 40)]
@@ -106,9 +108,24 @@ def test_refuses_what_is_no_batch_of_pictures(operator: Degradation) -> None:
         torch.rand(3, 8, 8),
         torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
         torch.rand(3, 3, 8, 8),
+        torch.rand(2, 3, 8, 0),
+        torch.full((2, 3, 8, 8), -1e-3),
+        torch.full((2, 3, 8, 8), 255.0),
+        torch.full((2, 3, 8, 8), torch.nan),
     ):
         with pytest.raises(InputError, match=r"expected|as many"):
             operator.apply(clean, params)
+
+
+def test_refuses_params_of_another_operator(operator: Degradation) -> None:
+    @dataclass(frozen=True)
+    class Others(Params):
+        seed: tuple[int, ...]
+
+    with pytest.raises(
+        InputError, match=f"of type Others; {operator.name} expects {operator.params_type.__name__}"
+    ):
+        operator.apply(pictures(2, 8, 8), Others((1, 2)))
 
 
 def test_refuses_params_of_another_shape(operator: Degradation) -> None:

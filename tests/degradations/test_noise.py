@@ -115,6 +115,13 @@ def test_soft_noise_is_as_strong_on_the_borders_as_inside() -> None:
     assert soft[:, 6, 6].std().item() == pytest.approx(1, abs=0.04)
 
 
+def test_hardly_soft_noise_is_white() -> None:
+    clean = torch.full((1, 3, 32, 32), 0.5)
+    for sigma in (1e-300, 1e-150):
+        assert torch.allclose(grain(clean, sigma), grain(clean), atol=1e-5)
+        assert (CameraNoise().apply(clean, camera(sigma)) != clean).all()
+
+
 def test_film_grain_is_as_soft_as_told() -> None:
     clean = torch.full((1, 3, 200, 200), 0.5)
     for softness, expected in ((0.0, 0.0), (0.8, 0.68), (1.2, 0.84)):  # exp(-1 / 4 softness^2)

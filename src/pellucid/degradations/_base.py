@@ -164,23 +164,35 @@ class Degradation(ABC):
             (B, 3, H, W) in [0, 1], same dtype and device; its own memory.
 
         Raises:
-            InputError: the batch has another shape or type, or another length than the parameters.
+            InputError: what `check` refuses.
         """
 
+    def check(self, clean: Tensor, params: Params) -> None:
+        """Check what `apply` is given; values on a GPU are not read, as each call would wait for it.
 
-def check_batch(clean: Tensor, params: Params) -> None:
-    """Check what `apply` is given.
-
-    Raises:
-        InputError: not (B, 3, H, W) float32 or float64, or not with B parameters.
-    """
-    if clean.ndim != 4 or clean.shape[1] != 3 or clean.dtype not in (torch.float32, torch.float64):
-        raise InputError(
-            f"The batch is {clean.dtype} of shape {tuple(clean.shape)}; "
-            "expected float32 or float64 (B, 3, H, W). Convert it before degrading."
-        )
-    if clean.shape[0] != len(params):
-        raise InputError(
-            f"There are {clean.shape[0]} pictures and parameters for {len(params)}; "
-            "draw as many parameters as there are pictures."
-        )
+        Raises:
+            InputError: not (B, 3, H, W) float32 or float64 in [0, 1] with at least one pixel, not B
+                parameters, or another operator's.
+        """
+        if not isinstance(params, self.params_type):
+            raise InputError(
+                f"The parameters are of type {type(params).__name__}; {self.name} expects "
+                f"{self.params_type.__name__}. Draw them by the operator that is applied."
+            )
+        floating = clean.dtype in (torch.float32, torch.float64)
+        if clean.ndim != 4 or clean.shape[1] != 3 or 0 in clean.shape or not floating:
+            raise InputError(
+                f"The batch is {clean.dtype} of shape {tuple(clean.shape)}; "
+                "expected float32 or float64 (B, 3, H, W) with pixels in it. Convert it before degrading."
+            )
+        if clean.shape[0] != len(params):
+            raise InputError(
+                f"There are {clean.shape[0]} pictures and parameters for {len(params)}; "
+                "draw as many parameters as there are pictures."
+            )
+        if clean.device.type == "cpu":
+            lowest, highest = (float(end) for end in clean.detach().aminmax())
+            if not (lowest >= 0 and highest <= 1):  # so written, NaN is refused too
+                raise InputError(
+                    f"The batch holds values from {lowest:.6g} to {highest:.6g}; expected 0 to 1. Clamp it."
+                )

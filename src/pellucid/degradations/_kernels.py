@@ -36,7 +36,7 @@ def soften(noise: Tensor, sigma: float) -> Tensor:
 
     Its standard deviation stays, up to the borders, which wrap around.
     """
-    if sigma == 0:
+    if sigma**2 == 0:  # none, or too little to be squared
         return noise
     column, row = (_gaussian_on_a_ring(size, sigma).to(noise) for size in noise.shape[-2:])
     kernel = column[:, None] * row

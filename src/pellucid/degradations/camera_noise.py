@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._kernels import pad_mirrored, soften
 from pellucid.degradations._light import sensor_noise
 from pellucid.srgb import to_encoded, to_linear
@@ -73,7 +73,7 @@ class CameraNoise(Degradation):
 
     def apply(self, clean: Tensor, params: CameraNoiseParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         linear = to_linear(clean)
         gains = _draw.channels(params.gains, clean)
         shot = gains * _draw.column(params.shot, clean)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid import degradations
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.errors import InputError
 
 # The air between camera and scene first, the drops nearer than the haze; then the lens and the shutter; then
@@ -80,7 +80,7 @@ class Composite(Degradation):
 
     def apply(self, clean: Tensor, params: CompositeParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         pictures: list[Tensor] = []
         for picture, parts in zip(clean, params.parts, strict=True):
             degraded = picture[None].clone()

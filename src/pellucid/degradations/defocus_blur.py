@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._kernels import convolve
 from pellucid.srgb import to_encoded, to_linear
 
@@ -49,7 +49,7 @@ class DefocusBlur(Degradation):
 
     def apply(self, clean: Tensor, params: DefocusBlurParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         linear = to_linear(clean)
         blurred = [
             convolve(linear[i], disc(radius, rim).to(clean))

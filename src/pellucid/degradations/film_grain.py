@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._kernels import soften
 
 EVERYWHERE = 0.1  # share of the variance that does not depend on the tone: the scanner's own
@@ -67,7 +67,7 @@ class FilmGrain(Degradation):
 
     def apply(self, clean: Tensor, params: FilmGrainParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         rows = zip(params.softness, params.color, params.seed, strict=True)
         grain = torch.stack([_grain(clean[i], *row) for i, row in enumerate(rows)])
         tone = clean.clamp(0, 1)  # a filter's overshoot would have no square root

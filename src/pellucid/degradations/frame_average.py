@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._kernels import convolve, splat
 
 MAX_LENGTH = 61.0
@@ -98,7 +98,7 @@ class FrameAverage(Degradation):
 
     def apply(self, clean: Tensor, params: FrameAverageParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         blurred = [
             # In float64, since a high root brings out the last digits of dark places; the floor, a gray
             # level at the highest power that is drawn, keeps the root's slope finite.

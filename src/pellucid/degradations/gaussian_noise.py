@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class GaussianNoise(Degradation):
 
     def apply(self, clean: Tensor, params: GaussianNoiseParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         noise = torch.stack(
             [
                 torch.randn(

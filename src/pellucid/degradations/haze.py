@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._light import exponential
 from pellucid.errors import InputError
 
@@ -109,7 +109,7 @@ class Haze(Degradation):
             params: as there.
             depth: (B, 1, H, W) distances in any unit that suits `beta`, larger is farther; none: drawn.
         """
-        check_batch(clean, params)
+        self.check(clean, params)
         if depth is None:
             depth = torch.stack([outdoor_depth(clean[i], params.select(i)) for i in range(len(params))])
         elif depth.shape != (clean.shape[0], 1, *clean.shape[2:]):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 
 # ITU-T T.81, Annex K, tables K.1 and K.2.
 LUMINANCE = (
@@ -71,7 +71,7 @@ class Jpeg(Degradation):
 
     def apply(self, clean: Tensor, params: JpegParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         # One picture at a time: a batched product may sum in another order, and rounding would show it.
         rows = zip(clean, params.quality, params.subsample, strict=True)
         return torch.stack([x.clone() if q is None else _compress(x, q, s) for x, q, s in rows])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._light import sensor_noise
 from pellucid.srgb import to_encoded, to_linear
 
@@ -82,7 +82,7 @@ class LowLight(Degradation):
 
     def apply(self, clean: Tensor, params: LowLightParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         linear = to_linear(clean)
         light = torch.stack([picture**gamma for picture, gamma in zip(linear, params.gamma, strict=True)])
         light = light * _draw.column(params.exposure, clean) * _draw.channels(params.cast, clean)

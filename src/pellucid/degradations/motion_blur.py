@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._kernels import convolve, splat
 from pellucid.srgb import to_encoded, to_linear
 
@@ -76,7 +76,7 @@ class MotionBlur(Degradation):
 
     def apply(self, clean: Tensor, params: MotionBlurParams) -> Tensor:
         """See `Degradation.apply`."""
-        check_batch(clean, params)
+        self.check(clean, params)
         linear = to_linear(clean)
         blurred = [convolve(linear[i], motion_kernel(params, i).to(clean)) for i in range(len(params))]
         active = tuple(length > 0 for length in params.length)

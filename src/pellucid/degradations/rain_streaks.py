@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.degradations import _draw
-from pellucid.degradations._base import Degradation, Params, check_batch
+from pellucid.degradations._base import Degradation, Params
 from pellucid.degradations._kernels import convolve_circular
 from pellucid.errors import InputError
 
@@ -134,7 +134,7 @@ class RainStreaks(Degradation):
             params: as there.
             streaks: (B, 1, H, W) in [0, 1], real streaks that replace the drawn ones; none: drawn.
         """
-        check_batch(clean, params)
+        self.check(clean, params)
         if streaks is None:
             streaks = torch.stack([draw_streaks(clean[i], params.select(i)) for i in range(len(params))])
         elif streaks.shape != (clean.shape[0], 1, *clean.shape[2:]):
