@@ -17,7 +17,13 @@ from typer.testing import CliRunner
 
 from pellucid.cli import create_app
 from pellucid.diagnosis import GUARD_RULE, Diagnosis
-from pellucid.errors import InputError, OutputExistsError, UnreadableImageError, UnsupportedImageError
+from pellucid.errors import (
+    ImageTooLargeError,
+    InputError,
+    OutputExistsError,
+    UnreadableImageError,
+    UnsupportedImageError,
+)
 from pellucid.models.recognizer import SCALES
 from pellucid.strength import Strength
 from pellucid.video import container as container_module
@@ -447,6 +453,27 @@ def test_the_command_takes_films(tmp_path):
     again = CliRunner().invoke(create_app(), command)
     assert isinstance(again.exception, OutputExistsError)
     assert json.loads(again.stdout)["error"]["type"] == "OutputExistsError"
+
+
+def test_options_that_choose_or_refuse_pictures_hold_for_films(tmp_path):
+    source, target = write_film(tmp_path / "film.mp4", pictures(1)), tmp_path / "out.mp4"
+
+    def run(*options):
+        command = ["restore", str(source), "-o", str(target), "--precision", "float32", *options]
+        return CliRunner().invoke(create_app(), command)
+
+    for choice in (("--exclude", "*.mp4"), ("--include", "*.png"), ("--since", "2999-01-01")):
+        for options in (choice, (*choice, "--dry-run")):
+            told = run(*options)
+            assert (told.exit_code, told.stdout) == (0, ""), told.exception
+            assert "film.mp4 is not among those that were chosen" in told.stderr
+    large = run("--max-pixels", "12287").exception
+    assert isinstance(large, ImageTooLargeError)
+    assert "film.mp4 is 128 x 96 pixels (12,288 px); the limit is 12,287 px" in str(large)
+    for options in (("--untouched", "copy"), ("--untouched", "link"), ("--retry-failed",)):
+        with pytest.raises(InputError, match=r"don't go with a film\. Leave them out"):
+            raise run(*options).exception
+    assert not target.exists()
 
 
 def test_a_frame_survives_its_way_to_rgb_and_back(tmp_path):

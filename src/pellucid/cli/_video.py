@@ -7,7 +7,7 @@ from rich.progress import BarColumn, TimeRemainingColumn
 
 from pellucid.cli._batch import Options, open_restorer
 from pellucid.cli._interrupt import stop_if_interrupted
-from pellucid.cli._jobs import Job, failing_as_json, print_restored, refuse_taken, tell
+from pellucid.cli._jobs import Job, Jobs, failing_as_json, print_restored, refuse_taken, tell
 from pellucid.cli._shared import progress_bar, say
 from pellucid.errors import InputError
 
@@ -22,9 +22,19 @@ def is_film(path: Path) -> bool:
     return path.suffix.lower() in READABLE_SUFFIXES and not path.is_dir()
 
 
-def restore_film(
-    source: Path, output: Path, options: Options, *, as_folder: bool, dry_run: bool = False
-) -> None:
+def plan_film(source: Path, output: Path, *, as_folder: bool) -> Jobs:
+    """The job for one film, which goes to the file `output`, or under its name into that folder.
+
+    Raises:
+        InputError: there is no film.
+    """
+    if not source.exists():
+        raise InputError(f"{source} does not exist. Check the name.")
+    target = output / source.name if as_folder or output.is_dir() else output
+    return Jobs([Job(source, target)], single=True)
+
+
+def restore_film(job: Job, options: Options, *, dry_run: bool = False) -> None:
     """Restore one film, and say so; or say only that it is to be done.
 
     Raises:
@@ -32,12 +42,10 @@ def restore_film(
     """
     from pellucid.video import restore_video
 
-    if not source.exists():
-        raise InputError(f"{source} does not exist. Check the name.")
-    target = output / source.name if as_folder or output.is_dir() else output
+    source, target = job.source, job.target
     with failing_as_json(source, wanted=options.as_json):
         if dry_run:
-            refuse_taken(job := Job(source, target), overwrite=options.overwrite)
+            refuse_taken(job, overwrite=options.overwrite)
             tell(job, as_json=options.as_json)
             return
         try:
@@ -57,6 +65,7 @@ def restore_film(
                     target,
                     diagnosis=options.prompt,
                     strength=options.strength,
+                    limits=options.limits,
                     overwrite=options.overwrite,
                     progress=frame_done,
                 )

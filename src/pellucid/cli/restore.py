@@ -81,8 +81,9 @@ def restore(
         str | None, typer.Option(help="Only those changed since a date, or so long ago, as 12h or 7d.")
     ] = None,
     untouched: Annotated[
-        Untouched, typer.Option(help="What is done with pictures that are left alone.")
-    ] = Untouched.COPY,
+        Untouched | None,
+        typer.Option(help="What is done with pictures that are left alone. Default: copy."),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
     ] = False,
@@ -114,7 +115,7 @@ def restore(
     """
     from pellucid.cli._batch import Options, open_restorer, restore_several, select
     from pellucid.cli._jobs import plan_jobs
-    from pellucid.cli._video import is_film, restore_film
+    from pellucid.cli._video import is_film, plan_film, restore_film
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
     from pellucid.strength import Strength
 
@@ -131,7 +132,7 @@ def restore(
         kept,
         guard,
         limits,
-        untouched.value,
+        (untouched or Untouched.COPY).value,
         overwrite,
         retry_failed,
         as_json,
@@ -147,10 +148,13 @@ def restore(
             raise typer.Exit(1)
         return
     as_folder = output.endswith(("/", "\\"))
-    if is_film(sources[0]) and len(sources) == 1:
-        restore_film(sources[0], target, options, as_folder=as_folder, dry_run=dry_run)
-        return
-    plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
+    film = len(sources) == 1 and is_film(sources[0])
+    if film and (untouched is not None or retry_failed):
+        raise InputError("--untouched and --retry-failed don't go with a film. Leave them out.")
+    if film:
+        plan = plan_film(sources[0], target, as_folder=as_folder)
+    else:
+        plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
     select(plan, target, include or [], exclude or [], since)
     if not plan.single:
         if not restore_several(plan, target, options, dry_run=dry_run):
@@ -163,9 +167,12 @@ def restore(
 
     if not plan.jobs:
         if not quiet:
-            say("0 restored, 0 failed; the picture is not among those that were chosen")
+            say(f"0 restored, 0 failed; {sources[0]} is not among those that were chosen")
         return
     (job,) = plan.jobs
+    if film:
+        restore_film(job, options, dry_run=dry_run)
+        return
     with failing_as_json(job.source, wanted=as_json):
         refuse_taken(job, overwrite=overwrite)
         if dry_run:

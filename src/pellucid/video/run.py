@@ -18,7 +18,7 @@ from pellucid import __version__
 from pellucid.checkpoint import hash_file
 from pellucid.diagnosis import GUARD_RULE
 from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
-from pellucid.image_io import check_writable, move_file, write_bytes
+from pellucid.image_io import Limits, check_writable, move_file, write_bytes
 from pellucid.restorer import TorchRestorer
 from pellucid.strength import Strength
 from pellucid.video import container as files
@@ -99,6 +99,7 @@ def restore_video(
     *,
     diagnosis: str | None = None,
     strength: Strength | None = None,
+    limits: Limits | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     steady: bool = True,
@@ -117,6 +118,7 @@ def restore_video(
         target: its suffix, of `WRITABLE_SUFFIXES`, names the format.
         diagnosis: for a guided network, its prompt for the whole film.
         strength: 0 the input, 1 the network's.
+        limits: of a frame, checked before one is decoded; the defaults of `Limits` if none are given.
         overwrite: replace an existing file.
         progress: told of each frame.
         steady: let routing and light follow slowly within a shot.
@@ -124,6 +126,7 @@ def restore_video(
 
     Raises:
         InputError: a file that can't be read or written, or another run has this target.
+        ImageTooLargeError: frames of more pixels than `limits` allow.
         OutputExistsError: the target exists.
         RestorationError: a frame can't be restored.
     """
@@ -134,7 +137,7 @@ def restore_video(
             f"{', '.join(files.WRITABLE_SUFFIXES)}."
         )
     check_writable(target, overwrite=overwrite)
-    film = _film(source)
+    film = _film(source, limits or Limits())
     encoder = files.encoder_for(film, suffix)
     not_copied = files.check_copies(source, film, suffix)
     if diagnosis is not None:
@@ -185,9 +188,10 @@ def _plain(film: Film) -> dict[str, Any]:
     return dataclasses.asdict(film) | {"rate": float(film.rate)} | exact
 
 
-def _film(source: Path) -> Film:
+def _film(source: Path, limits: Limits) -> Film:
     with files.opened(source) as container:
         stream = files.video_stream(container, source)
+        limits.check(stream.width, stream.height, str(source))
         first = next(files.decode(container, stream, source), None)
         if first is None:
             raise UnreadableImageError(f"{source} has no frame. Get the file again.")
