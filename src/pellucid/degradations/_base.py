@@ -132,6 +132,9 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
+ROUNDING = 1e-5  # by which a sum of weights may go beyond white
+
+
 class Degradation(ABC):
     """An image operator that makes a clean picture worse.
 
@@ -192,7 +195,7 @@ class Degradation(ABC):
             )
         if clean.device.type == "cpu":
             lowest, highest = (float(end) for end in clean.detach().aminmax())
-            if not (lowest >= 0 and highest <= 1):  # so written, NaN is refused too
+            if not (lowest >= 0 and highest <= 1 + ROUNDING):  # so written, NaN is refused too
                 raise InputError(
                     f"The batch holds values from {lowest:.6g} to {highest:.6g}; expected 0 to 1. Clamp it."
                 )
