@@ -1,6 +1,7 @@
 """Every shipped file of weights has its rows in `results/`, measured on just these bytes."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,16 @@ def test_shipped_weights_have_rows(name):
     assert all(row["protocol"] == "papers" and row["data_sha256"] for row in rows)
     known = KEY in Checkpoint.read(weights.find(name).path).provenance
     states = ("leak-free", "with a leak") if known else ("leak unknown",)
-    # Rows measured before weights carried hashes have no such column.
-    assert all(row.get("leak", "" if known else "leak unknown").startswith(states) for row in rows), (
+    assert all(row["leak"].startswith(states) for row in rows), (
         f"{path} does not say whether its test pictures were trained on: measure anew with --overwrite"
     )
+    assert {row["guard"] for row in rows} == {"False"}  # what the network does, not the guard
+    refuse_unknown_code(rows)
+
+
+def refuse_unknown_code(rows):
+    """A tree with changes can't be got again."""
+    assert all(re.fullmatch("[0-9a-f]{40}", row["commit"]) for row in rows), "measure from a clean commit"
 
 
 @pytest.mark.parametrize("name", sorted(set(weights.names()) - set(RESTORING)))
@@ -44,3 +51,4 @@ def test_shipped_recognizers_have_rows(name):
     }
     stale = {row["weights_sha256"] for row in rows} - {weights.find(name).sha256}
     assert not stale, f"{path} is of other weights: measure these anew with --overwrite"
+    refuse_unknown_code(rows)
