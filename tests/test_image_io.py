@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -48,6 +48,8 @@ from pellucid.image_io import (
     move_file,
     read_header,
     read_image,
+    strip_file,
+    strip_image,
     write_bytes,
     write_image,
 )
@@ -1052,6 +1054,216 @@ def test_a_link_to_a_picture_is_linked_as_its_file(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     made = link_image(tmp_path / "link.jpg", tmp_path / "out" / "link.jpg")
     assert (made.is_symlink(), made.samefile(tmp_path / "in.jpg")) == (False, True)
+
+
+# Without metadata
+
+SECRET = 4_242_424_242  # a number of the place
+PLACE_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description dc:format="a>b"'
+    b"%s xmp:Rating='3'>%s<dc:title>Atlantis</dc:title></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+PLACE_ATTRIBUTES = (
+    b' exif:GPSLatitude="4,2\'N"\n photoshop:City=\'Atlantis\'  drone-dji:GpsLongtitude = "4>2"'
+)
+PLACE_ELEMENTS = (
+    b'<exif:GPSMapDatum q="/>">Atlantis</exif:GPSMapDatum ><photoshop:State/><Iptc4xmpExt:LocationShown>'
+    b"<rdf:Bag><rdf:li Iptc4xmpExt:City='Atlantis'/></rdf:Bag></Iptc4xmpExt:LocationShown>"
+)
+
+
+def placed_exif(order: str, orientation: int = 1, dpi: int = 0) -> bytes:
+    """A camera's block whose first directory moved to its end, with a GPS directory, and a resolution."""
+    block = camera_exif(order, orientation, b"")
+    start = 10
+    entries = [block[start + 12 * i : start + 12 * i + 12] for i in range(4)]
+    gps, values = len(block), len(block) + 2 + 3 * 12 + 4
+
+    def entry(tag: int, kind: int, count: int, value: int) -> bytes:
+        return struct.pack(order + "HHII", tag, kind, count, value)
+
+    gps_directory = (
+        struct.pack(order + "H", 3)
+        + struct.pack(order + "HHI4s", 1, 2, 2, b"N\0")
+        + entry(2, 5, 3, values)
+        + entry(29, 2, 11, values + 24)
+        + bytes(4)
+        + struct.pack(order + "6I", SECRET, 1, SECRET, 1, SECRET, 1)
+        + b"2042:04:02\0\0"
+    )
+    entries.append(entry(0x8825, 4, 1, gps))
+    first = gps + len(gps_directory)
+    if dpi:
+        at = first + 2 + 12 * 8 + 4
+        entries += [entry(0x011A, 5, 1, at), entry(0x011B, 5, 1, at), entry(0x0128, 3, 1, 0)[:8]]
+        entries[-1] += struct.pack(order + "HH", 2, 0)
+    entries.sort(key=lambda e: struct.unpack_from(order + "H", e))
+    directory = struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+    directory += struct.pack(order + "II", dpi, 1)
+    return block[:4] + struct.pack(order + "I", first) + block[8:] + gps_directory + directory
+
+
+def datasets(*values: tuple[int, bytes]) -> bytes:
+    return b"".join(b"\x1c\2" + bytes([n]) + len(value).to_bytes(2) + value for n, value in values)
+
+
+TITLE, CITY, LONG = (5, b"Atlantis"), (90, b"Atlantis, City"), b"\x1c\2\x78\x80\x04\0\0\0\3abc"
+
+
+def resources(*pairs: tuple[int, bytes]) -> bytes:
+    return b"Photoshop 3.0\0" + b"".join(
+        b"8BIM" + kind.to_bytes(2) + b"\2no\0" + len(data).to_bytes(4) + data + bytes(len(data) & 1)
+        for kind, data in pairs
+    )
+
+
+def described(
+    file_format: str, order: str = "<", orientation: int = 1, dpi: int = 0, quality: int | None = None
+) -> bytes:
+    """A picture file with a place in all metadata that its format holds."""
+    iptc = datasets(TITLE, CITY) + LONG
+    source = Source(
+        format=file_format,
+        icc=profile("p3"),
+        exif=placed_exif(order, orientation, dpi),
+        xmp=PLACE_XMP % (PLACE_ATTRIBUTES, PLACE_ELEMENTS),
+        iptc=resources((0x040B, b"url"), (0x0404, iptc), (0x0422, b"x")) if file_format == "jpeg" else iptc,
+        dots_per_mm=(4.0, 4.0) if file_format in ("jpeg", "png", "tiff") else None,
+    )
+    pixels = torch.from_numpy(noise(3, (24, 40), 3, "uint8")).permute(2, 0, 1) / 255
+    return encode_image(ImageBuffer(pixels, source=source), SUFFIX[file_format], quality=quality)
+
+
+def tags(data: bytes) -> dict[int, Any]:
+    """What Pillow reads of EXIF, but for places and the picture's size."""
+    exif = PillowImage.open(io.BytesIO(data)).getexif()
+    own = {tag: exif[tag] for tag in (0x010F, 0x0112, 0xFDE8, 0x011A) if tag in exif}
+    inner = dict(exif.get_ifd(0x8769))
+    return own | {tag: inner[tag] for tag in inner if tag not in (0xA002, 0xA003)}
+
+
+def has_place(data: bytes) -> bool:
+    numbers = (struct.pack(order + "I", SECRET) in data for order in "<>")
+    gps = PillowImage.open(io.BytesIO(data)).getexif().get_ifd(0x8825)
+    return any(numbers) or bool(gps) or any(w in data for w in (b"City", b"GPS", b"Gps", b"Location"))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("file_format", SUFFIX)
+def test_a_stripped_picture_has_no_place_and_keeps_all_else(file_format: str, order: str) -> None:
+    data = described(file_format, order)
+    image = decode_image(data)
+    assert has_place(data)
+    suffix, quality = SUFFIX[file_format], 100 if file_format == "heif" else None
+    kept, placeless, bare = (
+        encode_image(strip_image(image, what), suffix, quality=quality) for what in (None, "gps", "all")
+    )
+    assert has_place(kept)
+    assert not has_place(placeless)
+    assert tags(placeless) == tags(kept)
+    assert tags(bare).keys() <= ({0x0112, 0x011A} if file_format == "tiff" else set())  # a TIFF's own
+    before, facts, nothing = (decode_image(d).source for d in (kept, placeless, bare))
+    assert facts.xmp == PLACE_XMP % (b"", b"")
+    if file_format == "jpeg":
+        assert facts.iptc == resources((0x040B, b"url"), (0x0404, datasets(TITLE) + LONG))
+    if file_format == "tiff":
+        assert facts.iptc == datasets(TITLE) + LONG
+    assert (nothing.exif, nothing.xmp, nothing.iptc) == (None, None, None)
+    for source in (facts, nothing):
+        assert (source.icc, source.dots_per_mm) == (before.icc, before.dots_per_mm)
+    for written in (placeless, bare):
+        assert np.array_equal(load(written, file_format), load(kept, file_format))
+
+
+@pytest.mark.parametrize("what", ["gps", "all"])
+@pytest.mark.parametrize(
+    ("file_format", "quality"),
+    [("jpeg", 80), ("webp", 80), ("webp", 100), ("heif", 50), ("png", None), ("tiff", None)],
+)
+def test_a_file_is_stripped_without_a_change_of_its_samples(
+    file_format: str, quality: int | None, what: Literal["gps", "all"]
+) -> None:
+    data = described(file_format, quality=quality)
+    stripped = strip_file(data, decode_image(data), what)
+    assert has_place(data)
+    assert not has_place(stripped)
+    assert np.array_equal(load(stripped, file_format), load(data, file_format))
+    before, after = decode_image(data).source, decode_image(stripped).source
+    assert (after.icc, after.dots_per_mm) == (before.icc, before.dots_per_mm)
+    if what == "all":
+        assert (after.exif, after.xmp, after.iptc) == (None, None, None)
+    else:
+        placeless = strip_image(decode_image(data), "gps").source
+        assert replace(after, exif=None, lossless=False) == replace(placeless, exif=None, lossless=False)
+        assert tags(stripped) == tags(data)
+        if file_format in ("jpeg", "webp"):  # their coded samples are never touched
+            assert strip_file(stripped, decode_image(stripped), "gps") == stripped
+    assert strip_file(data, decode_image(data), None) is data
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("file_format", ["jpeg", "webp"])
+def test_a_stripped_file_keeps_its_orientation_and_resolution(file_format: str, order: str) -> None:
+    data = described(file_format, order, 6, 300)
+    image = decode_image(data)
+    stripped = strip_file(data, image, "all")
+    again = decode_image(stripped)
+    assert tags(stripped) == {0x0112: 6, 0x011A: 300}
+    assert torch.equal(again.pixels, image.pixels)
+    assert (again.height, again.width) == (40, 24)
+    restored = encode_image(strip_image(image, "all"), SUFFIX[file_format])
+    assert tags(restored) == ({} if file_format == "jpeg" else {0x011A: 300})
+    if file_format == "jpeg":
+        assert decode_image(restored).source.dots_per_mm == pytest.approx((300 / 25.4,) * 2, rel=1e-3)
+
+
+def segment(kind: int, payload: bytes) -> bytes:
+    return bytes([0xFF, kind]) + (len(payload) + 2).to_bytes(2) + payload
+
+
+def test_further_pictures_of_a_jpeg_take_their_places_along() -> None:
+    data = described("jpeg")
+    plain = strip_file(data, decode_image(data), "gps")
+    comment, others = segment(0xFE, b"Hello"), segment(0xE5, b"maker's own")
+    more = segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + PLACE_ATTRIBUTES) + segment(
+        0xE2, b"MPF\0II*\0"
+    )
+    full = data[:2] + comment + others + more + data[2:] + data
+    assert strip_file(full, decode_image(full), "gps") == plain[:2] + comment + others + plain[2:]
+    bare = strip_file(full, decode_image(full), "all")
+    assert bare == strip_file(data, decode_image(data), "all")
+
+
+def test_scans_of_a_progressive_and_a_cmyk_jpeg_are_kept() -> None:
+    for samples, kind in ((noise(5, (40, 40), 3, "uint8"), None), (noise(5, (40, 40), 4, "uint8"), "cmyk")):
+        data = save(make(samples, kind), "jpeg", interlace=True, restart_interval=1)
+        for what in ("gps", "all"):
+            stripped = strip_file(data, decode_image(data), what)
+            assert np.array_equal(load(stripped, "jpeg"), load(data, "jpeg"))
+        assert strip_file(data, decode_image(data), "gps") == data
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("exif", placed_exif("<")[:4] + b"\xff\xff\0\0"),
+        ("exif", b"MM*\0nonsense"),
+        ("xmp", b"<exif:GPSLatitude>Atlantis"),
+        ("xmp", '<a exif:GPSLatitude="Atlantis"/>'.encode("utf-16-le")),
+        ("iptc", b"\x05nonsense Atlantis"),
+        ("iptc", b"Photoshop 3.0\0Atlantis"),
+        ("iptc", datasets(CITY)[:-3]),
+    ],
+)
+def test_metadata_that_cannot_be_followed_goes(name: str, block: bytes) -> None:
+    image = ImageBuffer(torch.zeros(3, 2, 2), source=Source("jpeg", **{name: block}))
+    assert getattr(strip_image(image, "gps").source, name) is None
+
+
+def test_an_unknown_word_of_what_to_strip() -> None:
+    for call in (strip_image, lambda image, what: strip_file(b"", image, what)):
+        with pytest.raises(InputError, match="strip is 'GPS'; expected 'gps' or 'all'"):
+            call(IMAGE, "GPS")  # type: ignore[arg-type]
 
 
 # Manners

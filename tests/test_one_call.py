@@ -2,6 +2,7 @@
 
 import io
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pellucid
 from pellucid import ImageBuffer
 from pellucid.arrays import image_from_array
 from pellucid.errors import InputError, OutputExistsError, UnreadableImageError
-from pellucid.image_io import encode_image, write_image
+from pellucid.image_io import decode_image, encode_image, read_image, write_image
 from pellucid.restorer import IdentityRestorer
 
 
@@ -72,6 +73,23 @@ def test_a_path_goes_to_a_path(restore, array, tmp_path):
 def test_untouched_bytes_are_the_same_bytes(restore, array):
     data = encode_image(image_from_array(array), ".jpg")
     assert restore(data, strength=0) == data
+
+
+def test_metadata_is_left_out_where_a_type_has_any(restore, array, tmp_path, monkeypatch):
+    image = image_from_array(array)
+    image = replace(image, source=replace(image.source, format="png", xmp=b"<a/>"))
+    photo = write_image(image, tmp_path / "photo.png")
+    for strip, xmp in ((None, b"<a/>"), ("all", None)):
+        buffer, data, path = (
+            restore(one, strip=strip, overwrite=True) for one in (image, photo.read_bytes(), photo)
+        )
+        assert buffer.source.xmp == decode_image(data).source.xmp == read_image(path).source.xmp == xmp
+    monkeypatch.setattr("pellucid.one_call._load", lambda *_: pytest.fail("loaded"))
+    for one in (array, torch.zeros(3, 4, 4), Image.fromarray(array)):
+        with pytest.raises(InputError, match="strip was given for a picture of type"):
+            restore(one, strip="gps")
+    with pytest.raises(InputError, match="strip is 'exif'"):
+        restore(photo, strip="exif")
 
 
 @pytest.mark.parametrize(

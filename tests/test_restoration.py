@@ -5,9 +5,10 @@ import pytest
 import torch
 from tests.toys import ToyConfig, toy
 
-from pellucid import read_image, write_image
+from pellucid import ImageBuffer, read_image, write_image
 from pellucid.arrays import image_from_array
 from pellucid.errors import InputError, OutputExistsError
+from pellucid.image import Source
 
 
 @pytest.mark.parametrize("shape", [(9, 11), (9, 11, 3), (9, 11, 4)])
@@ -113,7 +114,28 @@ def test_an_untouched_picture_is_saved_as_it_was_read_whatever_became_of_its_fil
     write_image(image_from_array(arrays[1]), tmp_path / "in.jpg", overwrite=True)
     called.save("replaced.jpg")
     assert float((read_image("replaced.jpg").pixels - pixels).abs().mean()) < 0.02
+    assert called.encode(".jpg") == Path("replaced.jpg").read_bytes()
     (tmp_path / "in.jpg").unlink()
     mapped.save("removed.png")
     assert torch.equal(read_image("removed.png").pixels, pixels)
     mapped.save("removed.jpg")
+
+
+@pytest.mark.parametrize("strength", [0, 1])
+def test_bytes_are_what_is_saved(tmp_path, strength):
+    image = ImageBuffer(torch.rand(3, 9, 9), source=Source(xmp=b"<a/>"))
+    path, out = write_image(image, tmp_path / "in.jpg"), tmp_path / "out.jpg"
+    for strip, xmp in ((None, b"<a/>"), ("all", None)):
+        restorations = [toy()(given, strength=strength) for given in (path, path.read_bytes())]
+        for restoration in restorations:
+            restoration.save(out, overwrite=True, strip=strip)
+            assert (
+                restoration.encode(strip=strip)
+                == restoration.encode(".JPEG", strip=strip)
+                == out.read_bytes()
+            )
+            assert read_image(out).source.xmp == xmp
+            assert restoration.encode(".png", strip=strip)[:4] == b"\x89PNG"
+    assert (restorations[0].encode() == path.read_bytes()) is (strength == 0)
+    with pytest.raises(InputError, match="names no known format"):
+        toy()(np.zeros((4, 4), np.uint8)).encode()

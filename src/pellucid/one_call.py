@@ -14,7 +14,7 @@ from torch import Tensor
 from pellucid import scratch, weights
 from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
-from pellucid.image_io import SUFFIX, check_writable, decode_image, encode_image, file_state, target_path
+from pellucid.image_io import Strip, check_strip, check_writable, file_state, strip_image, target_path
 from pellucid.restoration import Restoration
 from pellucid.restorer import TorchRestorer, load
 from pellucid.strength import Strength
@@ -36,6 +36,7 @@ def restore(
     strength: float | Mapping[str, float] | Strength = 1.0,
     guard: bool = True,
     overwrite: bool = False,
+    strip: Strip | None = None,
     device: str | None = None,
     precision: str | None = None,
     memory: int | None = None,
@@ -49,19 +50,27 @@ def restore(
         model, device, precision, memory, guard: as for `pellucid.load`.
         diagnosis, strength: as for `Restorer`.
         overwrite: replace what lies at `output`.
+        strip: metadata that is left out, "gps" or "all", as for `Restoration.save`; only for bytes, an
+            `ImageBuffer` or a path.
 
     Returns:
         The restored picture, of the type that was given: bytes of the same file format, an array of the same
         layout and dtype, a tensor on the same device, a picture of the same mode, or the path of the output.
 
     Raises:
-        InputError: a picture that can't be used, or an `output` for what is no path; OutputExistsError if it
-            exists. Else as `pellucid.load` and `Restorer`.
+        InputError: a picture that can't be used, or an `output` or a `strip` for what takes none;
+            OutputExistsError if the output exists. Else as `pellucid.load` and `Restorer`.
 
     >>> import numpy as np
     >>> restore(np.full((32, 32), 128, np.uint8)).dtype
     dtype('uint8')
     """
+    check_strip(strip)
+    if strip is not None and not isinstance(image, (bytes, str, os.PathLike, ImageBuffer)):
+        raise InputError(
+            f"strip was given for a picture of type {type(image).__name__}; expected it for bytes, paths and "
+            "ImageBuffers, which hold metadata. Leave it out."
+        )
     file = weights.find(model).path.absolute()
     restorer = _load(model, (file, file_state(file)), device, precision, memory, guard)
 
@@ -71,7 +80,7 @@ def restore(
     if isinstance(image, (str, os.PathLike)):
         target = _beside(Path(image)) if output is None else target_path(output)
         check_writable(target, overwrite=overwrite)
-        run(image).save(target, overwrite=overwrite)
+        run(image).save(target, overwrite=overwrite, strip=strip)
         return cast(Given, type(image)(target) if isinstance(image, (str, Path)) else target)
     if output is not None:
         raise InputError(
@@ -79,13 +88,9 @@ def restore(
             "Leave it out, and take what comes back."
         )
     if isinstance(image, bytes):
-        picture = decode_image(image)
-        restoration = run(picture)
-        if restoration.report.untouched:
-            return image
-        return cast(Given, encode_image(restoration.image, SUFFIX[picture.source.format]))
+        return cast(Given, run(image).encode(strip=strip))
     if isinstance(image, ImageBuffer):
-        return cast(Given, _apart(run(image)))
+        return cast(Given, strip_image(_apart(run(image)), strip))
     if isinstance(image, Tensor):
         return run(image).tensor
     if isinstance(image, np.ndarray):

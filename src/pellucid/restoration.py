@@ -12,7 +12,19 @@ from torch import Tensor
 
 from pellucid.arrays import array_from_image
 from pellucid.image import ImageBuffer
-from pellucid.image_io import BY_SUFFIX, copy_image, file_state, target_path, write_bytes, write_image
+from pellucid.image_io import (
+    BY_SUFFIX,
+    SUFFIX,
+    Strip,
+    encode_image,
+    file_state,
+    read_bytes,
+    strip_file,
+    strip_image,
+    target_path,
+    write_bytes,
+    write_image,
+)
 from pellucid.picture import Picture, is_wide
 from pellucid.strips import StripPlan
 
@@ -116,31 +128,61 @@ class Restoration:
             return self.original.clone()
         return self.image.pixels.to(self.original.device, self.original.dtype)
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, strip: Strip | None = None
+    ) -> None:
         """Write the picture with everything its file had (depth, alpha, profile, metadata).
 
         Towards the same file format an untouched picture gets the bytes that were given, or those of its file
         where that was not changed since: encoding anew could change pixels.
 
+        Args:
+            path: the target; its suffix names the format.
+            overwrite: replace an existing file.
+            strip: metadata that is left out, as for `pellucid.image_io.strip_image`; the pixels of an
+                untouched picture stay the same.
+
         Raises:
-            InputError: the target exists and `overwrite` is false, can't be written, or is no path.
+            InputError: the target exists and `overwrite` is false, can't be written, or is no path; another
+                `strip`.
         """
         path = target_path(path)
-        if self.report.untouched and isinstance(self.original, (bytes, str, os.PathLike)):
-            source, wanted = self.image.source, _format_of(path)
-            if isinstance(self.original, bytes):
-                if wanted == source.format:
-                    write_bytes(self.original, path, overwrite=overwrite)
-                    return
-            elif wanted in (source.format, _format_of(self.original)) and source.file is not None:
-                file, state = source.file
-                if file_state(file) == state:
-                    copy_image(file, path, overwrite=overwrite)
-                    return
-        write_image(self.image, path, overwrite=overwrite)
+        given = self._given(path.suffix)
+        if given is None:
+            write_image(strip_image(self.image, strip), path, overwrite=overwrite)
+        else:
+            write_bytes(strip_file(given, self.image, strip), path, overwrite=overwrite)
+
+    def encode(self, suffix: str | None = None, *, strip: Strip | None = None) -> bytes:
+        """The bytes that `save` writes.
+
+        Args:
+            suffix: of the format; by default the one in which the picture was given.
+            strip: as for `save`.
+
+        Raises:
+            InputError: the format can't hold the picture, or none is known; another `strip`.
+        """
+        suffix = suffix or SUFFIX.get(self.image.source.format, "")
+        given = self._given(suffix)
+        if given is None:
+            return encode_image(strip_image(self.image, strip), suffix)
+        return strip_file(given, self.image, strip)
+
+    def _given(self, suffix: str) -> bytes | None:
+        """The file that was given: unchanged, if its own pixels came back and its format is wanted."""
+        original, source, wanted = self.original, self.image.source, _format_of(suffix)
+        if not self.report.untouched or not isinstance(original, (bytes, str, os.PathLike)):
+            return None
+        if isinstance(original, bytes):
+            return original if wanted == source.format else None
+        if wanted in (source.format, _format_of(Path(original).suffix)) and source.file is not None:
+            file, state = source.file
+            if file_state(file) == state:
+                return read_bytes(file)
+        return None
 
 
-def _format_of(path: str | os.PathLike[str]) -> str:
-    """The format that a name's suffix stands for, or the suffix itself."""
-    suffix = Path(path).suffix.lower()
-    return BY_SUFFIX.get(suffix, suffix)
+def _format_of(suffix: str) -> str:
+    """The format that a suffix stands for, or the suffix itself."""
+    return BY_SUFFIX.get(suffix.lower(), suffix.lower())

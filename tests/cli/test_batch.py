@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pellucid import compute, scratch
+from pellucid import ImageBuffer, compute, scratch
 from pellucid.arrays import image_from_array
-from pellucid.batch import run as batch_run
 from pellucid.batch.journal import Journal
 from pellucid.cli import _batch as batch_module
 from pellucid.codec import worker
 from pellucid.codec.wire import Message
 from pellucid.errors import UnreadableImageError
+from pellucid.image import Source
 from pellucid.image_io import read_image, write_image
 from pellucid.restorer import TorchRestorer
 
@@ -70,6 +71,35 @@ def test_a_second_run_does_what_is_missing_or_changed(run, options, folder, tmp_
     single = run("restore", folder / "a.png", "-o", tmp_path / "a.png", "--strength", "0.5", *options)
     assert single.code == 0
     assert (out / "a.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_what_is_stripped_is_another_setting(run, options, folder, tmp_path, monkeypatch):
+    """Of what the network changed, of what it left alone, and of what has no room in memory."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a b="title" exif:GPSLatitude="4,2N"/></x:xmpmeta>'
+    for name, size in (("a.png", (40, 32)), ("b.jpg", (20, 16)), ("sub/c.tif", (80, 80))):
+        pixels = np.random.default_rng(1).random((3, *size), np.float32)
+        image = ImageBuffer(torch.from_numpy(pixels), source=Source(xmp=xmp))
+        write_image(image, folder / name, overwrite=True)
+    monkeypatch.setattr(TorchRestorer, "room", 80 * 80 - 1)
+    out = tmp_path / "out"
+
+    def again(*more: str) -> set[str]:
+        return set(states(run("restore", folder, "-o", out, "--json", *options[:-1], *more)).values())
+
+    def left() -> list[bytes | None]:
+        return [read_image(out / name).source.xmp for name in ("a.png", "b.jpg", "sub/c.tif")]
+
+    again()
+    assert left() == [xmp] * 3
+    assert again("--strip", "gps") == {"restored", "left alone"}
+    assert left() == [b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a b="title"/></x:xmpmeta>'] * 3
+    assert torch.equal(read_image(out / "b.jpg").pixels, read_image(folder / "b.jpg").pixels)
+    assert again("--strip", "gps") == {"done"}
+    again("--strip", "all")
+    assert left() == [None] * 3
+    again()
+    assert left() == [xmp] * 3
+    assert (out / "b.jpg").read_bytes() == (folder / "b.jpg").read_bytes()
 
 
 def test_what_changes_behind_a_link_is_restored_anew(run, options, folder, tmp_path):
@@ -183,14 +213,14 @@ def test_a_picture_without_room_in_memory_is_kept_in_files_as_it_is_alone(
         inputs.append((image.pixels.shape[-1], scratch.folder_of(image.pixels)))
         return call(self, image, **how)
 
-    def write(image, path, *, write=batch_run.write_image, **how):
+    def write(image, path, *, write=write_image, **how):
         written.append(path)
         return write(image, path, **how)
 
     monkeypatch.setattr(compute, "choose_scratch", lambda: (tmp_path, 10**9))
     monkeypatch.setattr(TorchRestorer, "__call__", call)
     monkeypatch.setattr(TorchRestorer, "room", 90 * 80 - 1)
-    monkeypatch.setattr(batch_run, "write_image", write)
+    monkeypatch.setattr("pellucid.restoration.write_image", write)
     assert run("restore", folder, "-o", tmp_path / "out", *options).code == 0
     assert inputs == [(32, None)] * 2 + [(80, tmp_path), (32, None)]
     assert written == [tmp_path / "out" / "d.tif"]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pellucid import restorer, write_image
+from pellucid import ImageBuffer, restorer, write_image
 from pellucid.arrays import array_from_image, image_from_array
 from pellucid.errors import NonFiniteOutputError
-from pellucid.image_io import read_image
+from pellucid.image import Source
+from pellucid.image_io import encode_image, read_image
 
 
 @pytest.fixture
@@ -224,6 +226,27 @@ def test_the_line_of_one_file_is_that_of_several(run, options, tmp_path, guard, 
     lines = [json.loads(result.out.splitlines()[0]) for result in results]
     assert [line["state"] for line in lines] == [state] * 2
     assert list(lines[0]) == list(lines[1])
+
+
+def described(suffix: str) -> bytes:
+    """A picture file with a place and a title in XMP."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a b="title" exif:GPSLatitude="4,2N"/></x:xmpmeta>'
+    image = ImageBuffer(torch.rand(3, 20, 24), source=Source(xmp=xmp))
+    return encode_image(image, suffix)
+
+
+@pytest.mark.parametrize(("suffix", "strength"), [(".jpg", "0"), (".jpg", "1"), (".png", "0")])
+def test_what_is_to_be_stripped_is_not_in_the_output(run, options, tmp_path, suffix, strength):
+    (photo := tmp_path / f"a{suffix}").write_bytes(given := described(suffix))
+    arguments = ("--strength", strength, "--no-guard", *options)
+    for what, kept in (("gps", b'<a b="title"/>'), ("all", None)):
+        target = tmp_path / f"{what}{suffix}"
+        assert run("restore", photo, "-o", target, "--strip", what, *arguments).code == 0
+        xmp = read_image(target).source.xmp
+        assert (kept in xmp if kept else xmp is None) and b"GPS" not in target.read_bytes()
+        if strength == "0":
+            assert torch.equal(read_image(target).pixels, read_image(photo).pixels)
+    assert photo.read_bytes() == given
 
 
 def test_quiet_is_quiet(run, options, tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import hash_file
@@ -14,7 +15,7 @@ from pellucid.cluster import storage
 from pellucid.cluster.report import Records, Row, now
 from pellucid.cluster.worker import Task, Worker, judge, load_restorer
 from pellucid.errors import HashMismatchError
-from pellucid.image_io import encode_image
+from pellucid.image_io import encode_image, read_image
 
 
 @pytest.fixture
@@ -76,6 +77,20 @@ def test_a_run_does_what_is_missing_or_changed(task, folder, save):
         replace(task, run="third", settings="others", retry_failed=True), folder, "a.png", "broken.png"
     )
     assert third == {"a.png": "restored", "broken.png": "failed"}
+
+
+def test_what_is_stripped_is_in_no_output(task, folder):
+    for name, size in (("a.png", 40), ("b.jpg", 16)):  # the second is too small not to be left alone
+        image = image_from_array(np.random.default_rng(1).integers(0, 256, (size, size, 3), dtype=np.uint8))
+        described = replace(image, source=replace(image.source, xmp=b"<a/>"))
+        (folder / name).write_bytes(encode_image(described, name[1:]))
+    out = folder.parent / "out"
+    for what, left in ((None, b"<a/>"), ("all", None)):
+        stripping = replace(task, run=str(what), settings=str(what), guard=True, strip=what)
+        states = do(stripping, folder, "a.png", "b.jpg")
+        assert (states["a.png"] in ("restored", "left alone"), states["b.jpg"]) == (True, "left alone")
+        assert [read_image(out / name).source.xmp for name in states] == [left, left]
+    assert torch.equal(read_image(out / "b.jpg").pixels, read_image(folder / "b.jpg").pixels)
 
 
 def test_what_a_killed_run_left_is_done_again_and_what_is_not_ours_stays(task, folder, save, tmp_path):

@@ -19,7 +19,17 @@ from pellucid.batch.plan import Reason, Settings, judge
 from pellucid.codec.pool import CodecLimits, CodecPool
 from pellucid.codec.worker import ReadFile, read_steady
 from pellucid.errors import InputError, OutputExistsError, PellucidError
-from pellucid.image_io import Limits, copy_image, link_image, remove_leftovers, write_bytes, write_image
+from pellucid.image_io import (
+    Limits,
+    Strip,
+    link_image,
+    read_bytes,
+    remove_leftovers,
+    strip_file,
+    strip_image,
+    write_bytes,
+    write_image,
+)
 from pellucid.restoration import Report, Restoration
 from pellucid.restorer import TorchRestorer, ahead
 from pellucid.runner import Progress
@@ -71,6 +81,7 @@ class Batch:
         untouched: what is done with a picture that is left alone: its file is copied, or linked
             (copied where the file system can't), or there is no output.
         overwrite, retry_failed: as for `pellucid.batch.plan.judge`.
+        strip: metadata that is left out, as for `Restoration.save`; not of what is linked.
     """
 
     def __init__(
@@ -86,11 +97,13 @@ class Batch:
         untouched: Untouched = "copy",
         overwrite: bool = False,
         retry_failed: bool = False,
+        strip: Strip | None = None,
     ) -> None:
         self._restorer, self._journal, self._output = restorer, journal, output
         self._prompt, self._strength, self._untouched = prompt, strength or Strength(), untouched
         self._overwrite, self._retry_failed, self._hash = overwrite, retry_failed, settings.hash
         self._limits = limits or Limits()
+        self._strip: Strip | None = strip
         self._lanes = count_lanes(restorer.describe().device)
         self._codec = CodecPool(codec_limits(self._lanes, self._limits.max_pixels))
         self._writer = ThreadPoolExecutor(self._lanes, thread_name_prefix="writer")
@@ -177,13 +190,15 @@ class Batch:
         start = time.perf_counter()
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
+            image = strip_image(restoration.image, self._strip)
             if not report.untouched and claimed.large:
-                write_image(restoration.image, job.target, overwrite=overwrite)
+                write_image(image, job.target, overwrite=overwrite)
             elif not report.untouched:
-                data = self._codec.encode(restoration.image, job.target.suffix).result()
+                data = self._codec.encode(image, job.target.suffix).result()
                 write_bytes(data, job.target, overwrite=overwrite)
             elif not report.guards.get("left_alone") or self._untouched == "copy":
-                copy_image(job.source, job.target, overwrite=overwrite)
+                data = strip_file(read_bytes(job.source), image, self._strip)
+                write_bytes(data, job.target, overwrite=overwrite)
             elif self._untouched == "link":
                 link_image(job.source, job.target, overwrite=overwrite)
         except OSError as error:

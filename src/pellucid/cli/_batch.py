@@ -22,7 +22,7 @@ from pellucid.diagnosis import DEFAULT as RECOGNIZER
 from pellucid.diagnosis import GUARD_RULE
 from pellucid.engines import is_exported
 from pellucid.errors import CheckpointError, PellucidError
-from pellucid.image_io import Limits
+from pellucid.image_io import Limits, Strip
 from pellucid.strength import Strength
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Options:
     untouched: Untouched
     overwrite: bool
     retry_failed: bool
+    strip: Strip | None
     as_json: bool
     quiet: bool
 
@@ -211,6 +212,7 @@ def _run(
             untouched=options.untouched,
             overwrite=options.overwrite,
             retry_failed=options.retry_failed,
+            strip=options.strip,
         )
         with closing(batch):
             yield from batch.run(steps, bars.part_done)
@@ -226,6 +228,8 @@ def settings_of(options: Options) -> Settings:
         "guard": GUARD_RULE if options.guard else None,
         "precision": options.precision,
     }
+    if options.strip is not None:  # absent, it leaves the hash as journals know it
+        values["strip"] = options.strip
     return Settings(values)
 
 

@@ -80,6 +80,7 @@ def restore_on_cluster(
         untouched=options.untouched,
         overwrite=options.overwrite,
         retry_failed=options.retry_failed,
+        strip=options.strip,
         max_pixels=options.limits.max_pixels,
     )
     inputs = Inputs([storage.absolute(url) for url in urls], task.output, include, exclude)

@@ -1,9 +1,7 @@
 """`pellucid restore`."""
 
-import dataclasses
-import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,17 +15,10 @@ from pellucid.cli._shared import (
     PrecisionName,
     Prompt,
     parse_path,
+    say,
 )
 from pellucid.errors import InputError
 from pellucid.weights import DEFAULT
-
-if TYPE_CHECKING:
-    from pellucid.cli._jobs import Job
-    from pellucid.cli._progress import Bars
-    from pellucid.image_io import Limits
-    from pellucid.restoration import Report
-    from pellucid.restorer import TorchRestorer
-    from pellucid.strength import Strength
 
 
 class Untouched(StrEnum):
@@ -36,6 +27,13 @@ class Untouched(StrEnum):
     COPY = "copy"
     LINK = "link"
     SKIP = "skip"
+
+
+class Stripped(StrEnum):
+    """What is left out of metadata."""
+
+    GPS = "gps"
+    ALL = "all"
 
 
 def restore(
@@ -84,6 +82,13 @@ def restore(
         Untouched | None,
         typer.Option(help="What is done with pictures that are left alone. Default: copy."),
     ] = None,
+    strip: Annotated[
+        Stripped | None,
+        typer.Option(
+            help="Leave out metadata: the place (gps), or EXIF, XMP and IPTC (all). Default: all is kept.",
+            show_default=False,
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
     ] = False,
@@ -113,13 +118,19 @@ def restore(
     A journal in the output folder knows what was done: the same command again does only what is missing or
     changed, after a kill too. On a cluster (--ray) a report beside the pictures does; see docs/cluster.md.
     """
-    from pellucid.cli._batch import Options, open_restorer, restore_several, select
+    from pellucid.cli._batch import Options, restore_several, select
     from pellucid.cli._jobs import plan_jobs
+    from pellucid.cli._single import restore_single
     from pellucid.cli._video import is_film, plan_film, restore_film
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
     from pellucid.strength import Strength
 
     kept = Strength.parse(strength)  # refused before anything is loaded
+    if strip is not None and untouched == Untouched.LINK:
+        raise InputError(
+            "--untouched link gives a picture's own file a second name, metadata included; "
+            "with --strip expected copy or skip."
+        )
     sources, target = [parse_path(text) for text in inputs], parse_path(output)
     limits = Limits() if max_pixels is None else Limits(max_pixels=max_pixels)
     options = Options(
@@ -135,6 +146,7 @@ def restore(
         (untouched or Untouched.COPY).value,
         overwrite,
         retry_failed,
+        None if strip is None else strip.value,
         as_json,
         quiet,
     )
@@ -149,8 +161,8 @@ def restore(
         return
     as_folder = output.endswith(("/", "\\"))
     film = len(sources) == 1 and is_film(sources[0])
-    if film and (untouched is not None or retry_failed):
-        raise InputError("--untouched and --retry-failed don't go with a film. Leave them out.")
+    if film and (untouched is not None or retry_failed or strip is not None):
+        raise InputError("--untouched, --retry-failed and --strip don't go with a film. Leave them out.")
     if film:
         plan = plan_film(sources[0], target, as_folder=as_folder)
     else:
@@ -160,64 +172,9 @@ def restore(
         if not restore_several(plan, target, options, dry_run=dry_run):
             raise typer.Exit(1)
         return
-    from pellucid.cli._jobs import failing_as_json, print_restored, refuse_taken, tell
-    from pellucid.cli._progress import Bars
-    from pellucid.cli._shared import say
-    from pellucid.image_io import check_format, read_header
-
     if not plan.jobs:
         if not quiet:
             say(f"0 restored, 0 failed; {sources[0]} is not among those that were chosen")
         return
-    (job,) = plan.jobs
-    if film:
-        restore_film(job, options, dry_run=dry_run)
-        return
-    with failing_as_json(job.source, wanted=as_json):
-        refuse_taken(job, overwrite=overwrite)
-        if dry_run:
-            tell(job, as_json=as_json)
-            return
-        check_format(read_header(job.source), job.target)
-        restorer = open_restorer(options)
-        with Bars([job.source], visible=not quiet) as bars:
-            report = _restore_one(restorer, job, limits, prompt, kept, overwrite, bars)
-    if as_json:
-        print_restored(job.source, job.target, report.state, report.to_dict())
-    if not quiet:
-        say(
-            "1 left alone, since nothing was found to mend (--no-guard restores it)"
-            if report.guards.get("left_alone")
-            else "1 restored, 0 failed; its light was kept, nothing seems to have changed it (see --no-guard)"
-            if report.guards.get("light_kept")
-            else "1 restored, 0 failed"
-        )
-
-
-def _restore_one(
-    restorer: "TorchRestorer",
-    job: "Job",
-    limits: "Limits",
-    prompt: str | None,
-    strength: "Strength",
-    overwrite: bool,
-    bars: "Bars",
-) -> "Report":
-    """Read, restore and write one picture.
-
-    Raises:
-        PellucidError: whatever is foreseeable.
-    """
-    start = time.perf_counter()
-    image = restorer.read(job.source, limits=limits)
-    seconds = {"read": time.perf_counter() - start}
-    restoration = restorer(image, diagnosis=prompt, strength=strength, progress=bars.part_done)
-    try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        # From the file, not from its pixels: strength 0 then copies it.
-        dataclasses.replace(restoration, original=job.source).save(job.target, overwrite=overwrite)
-    except OSError as error:
-        raise InputError(
-            f"{job.target} can't be written: {error.strerror}. Check permissions and free space."
-        ) from error
-    return dataclasses.replace(restoration.report, seconds=restoration.report.seconds | seconds)
+    restore_one = restore_film if film else restore_single
+    restore_one(plan.jobs[0], options, dry_run=dry_run)

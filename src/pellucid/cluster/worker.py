@@ -28,7 +28,7 @@ from pellucid.errors import (
     UnreadableImageError,
 )
 from pellucid.image import ImageBuffer
-from pellucid.image_io import Limits
+from pellucid.image_io import Limits, Strip, strip_file, strip_image
 from pellucid.restoration import Restoration
 from pellucid.restorer import TorchRestorer, ahead, load
 from pellucid.strength import Strength
@@ -52,7 +52,7 @@ class Task:
         weights_sha256: what the model's weights must be.
         prompt, strength: of the restorer.
         share: of its machine's memory (or of its GPU's) that a process may take half of.
-        untouched, overwrite, retry_failed, max_pixels: as on the command line.
+        untouched, overwrite, retry_failed, strip, max_pixels: as on the command line.
         version: of pellucid.
     """
 
@@ -73,6 +73,7 @@ class Task:
     untouched: Untouched = "copy"
     overwrite: bool = False
     retry_failed: bool = False
+    strip: Strip | None = None
     max_pixels: int = Limits.max_pixels
     version: str = __version__
 
@@ -243,9 +244,10 @@ class Worker:
         row, start = picture.row, time.perf_counter()
         try:
             if report.untouched:
-                data = read.data
+                data = strip_file(read.data, restoration.image, self._task.strip)
             else:
-                data = self._codec.encode(restoration.image, PurePosixPath(row.name).suffix).result()
+                image = strip_image(restoration.image, self._task.strip)
+                data = self._codec.encode(image, PurePosixPath(row.name).suffix).result()
         except PellucidError as error:
             return _failed(row, "failed", error)
         try:

@@ -17,6 +17,7 @@ from pellucid.image_io._read import (
     read_header,
     read_image,
 )
+from pellucid.image_io._strip import Strip, check_strip, strip_file, strip_image
 from pellucid.image_io._write import (
     check_format,
     check_writable,
@@ -24,6 +25,7 @@ from pellucid.image_io._write import (
     encode_image,
     link_image,
     move_file,
+    read_bytes,
     remove_leftovers,
     target_path,
     write_bytes,
@@ -36,7 +38,9 @@ __all__ = [
     "SUFFIX",
     "Header",
     "Limits",
+    "Strip",
     "check_format",
+    "check_strip",
     "check_writable",
     "copy_image",
     "decode_header",
@@ -45,9 +49,12 @@ __all__ = [
     "file_state",
     "link_image",
     "move_file",
+    "read_bytes",
     "read_header",
     "read_image",
     "remove_leftovers",
+    "strip_file",
+    "strip_image",
     "target_path",
     "write_bytes",
     "write_image",

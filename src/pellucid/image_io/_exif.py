@@ -67,6 +67,49 @@ def _drop_thumbnail(block: bytearray, order: str, offset: int) -> None:
             block[start:end] = bytes(end - start)
 
 
+def without_place(block: bytes) -> bytes | None:
+    """The block without its GPS directory, or none if it is too damaged to follow.
+
+    It keeps its length, and all else its offset: those in a maker note hold on.
+    """
+    edited = bytearray(block.removeprefix(MARK))
+    try:
+        order, first = _header(edited)
+        entries, _ = _positions(edited, order, first)
+        if _GPS_POINTER in entries:
+            _blank(edited, order, *struct.unpack_from(order + "I", edited, entries[_GPS_POINTER] + 8))
+            _drop(edited, order, first, (_GPS_POINTER,))
+    except (struct.error, ValueError):
+        return None
+    return bytes(edited)
+
+
+def _blank(block: bytearray, order: str, offset: int) -> None:
+    """Zeros over a directory and its values."""
+    entries, link = _positions(block, order, offset)
+    left = len(block)
+    for entry in entries.values():
+        kind, number, start = struct.unpack_from(order + "HII", block, entry + 2)
+        length = number * _UNIT.get(kind, 0) * (2 if kind in _PAIRED else 1)
+        if 4 < length <= left:
+            left -= length
+            end = min(start + length, len(block))
+            block[start:end] = bytes(max(0, end - start))
+    end = min(link + 4, len(block))
+    block[offset:end] = bytes(end - offset)
+
+
+def bare(block: bytes) -> bytes | None:
+    """A block of what its picture needs: resolution, and orientation unless it is upright; or none."""
+    block = block.removeprefix(MARK)
+    order = "<" if block[:2] == b"II" else ">"
+    main = first_directory(io.BytesIO(block))
+    needed = _RESOLUTION if X_RESOLUTION in main else ()
+    if integer(main.get(ORIENTATION), order) > 1:
+        needed = (ORIENTATION, *needed)
+    return _block(order, {tag: main[tag] for tag in needed if tag in main}, {}) if needed else None
+
+
 def set_tag(data: bytearray | mmap.mmap, tag: int, value: int) -> None:
     """Set an integer tag of the first directory of a TIFF file or EXIF block, if it is there."""
     order, first = _header(data)
@@ -78,12 +121,18 @@ def drop_resolution(data: bytearray) -> None:
     start = max(data.find(MARK + order) for order in (b"II*\0", b"MM\0*")) + len(MARK)
     try:
         order, first = _header(data[start:])
-        entries, link = _positions(data, order, start + first)
+        _drop(data, order, start + first, _RESOLUTION)
     except (struct.error, ValueError):
         return
-    kept = [bytes(data[at : at + 12]) for tag, at in entries.items() if tag not in _RESOLUTION]
+
+
+def _drop(data: bytearray, order: str, offset: int, tags: tuple[int, ...]) -> None:
+    """Take tags out of a directory, which keeps its length."""
+    entries, link = _positions(data, order, offset)
+    kept = [bytes(data[at : at + 12]) for tag, at in entries.items() if tag not in tags]
     directory = struct.pack(order + "H", len(kept)) + b"".join(kept) + data[link : link + 4]
-    data[start + first : start + first + len(directory)] = directory
+    end = min(link + 4, len(data))
+    data[offset:end] = directory.ljust(end - offset, b"\0")
 
 
 def states_resolution(block: bytes) -> bool:
@@ -121,11 +170,7 @@ def from_tiff(stream: BinaryIO) -> bytes | None:
             except (struct.error, ValueError):
                 continue  # a damaged directory is worth less than the picture
     own = {tag: main[tag] for tag in _DESCRIPTIVE if tag in main}
-    if not own and not subs:
-        return None
-    body, directory = _lay_out_all(order, own, subs, 8)
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    return magic + struct.pack(order + "I", directory) + body
+    return _block(order, own, subs) if own or subs else None
 
 
 def embed(data: bytes, file_format: str, block: bytes, size: tuple[int, int]) -> bytes:
@@ -155,12 +200,28 @@ def png_chunk(kind: bytes, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
 
 
-def _embed_webp(data: bytes, block: bytes, size: tuple[int, int]) -> bytes:
+def webp_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and payloads of a WebP file's chunks."""
     chunks, position = list[tuple[bytes, bytes]](), 12
-    while position + 8 <= len(data):
+    end = 8 + struct.unpack_from("<I", data, 4)[0]
+    while position + 8 <= min(end, len(data)):
         kind, length = struct.unpack_from("<4sI", data, position)
         chunks.append((kind, data[position + 8 : position + 8 + length]))
         position += 8 + length + (length & 1)
+    return chunks
+
+
+def webp_file(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A WebP file of these chunks."""
+    body = b"".join(
+        kind + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) & 1)
+        for kind, payload in chunks
+    )
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def _embed_webp(data: bytes, block: bytes, size: tuple[int, int]) -> bytes:
+    chunks = webp_chunks(data)
     if chunks[0][0] != b"VP8X":
         # A simple file gets the extended header. Only VP8L can hold alpha without it (bit 28 of its header).
         kind, payload = chunks[0]
@@ -171,11 +232,7 @@ def _embed_webp(data: bytes, block: bytes, size: tuple[int, int]) -> bytes:
     chunks[0] = (b"VP8X", bytes([header[0] | 0x08]) + header[1:])
     place = len(chunks) - (chunks[-1][0] == b"XMP ")
     chunks.insert(place, (b"EXIF", block))
-    body = b"".join(
-        kind + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) & 1)
-        for kind, payload in chunks
-    )
-    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+    return webp_file(chunks)
 
 
 def add_to_tiff(data: Buffer, block: bytes | None, iptc: bytes | None) -> tuple[bytes, bytes]:
@@ -262,6 +319,12 @@ def _ordered(directory: dict[int, Entry], theirs: str, order: str) -> dict[int, 
         units = (value[i : i + unit][::-1] for i in range(0, len(value), unit))
         swapped[tag] = (kind, count, b"".join(units))
     return swapped
+
+
+def _block(order: str, main: dict[int, Entry], subs: dict[int, dict[int, Entry]]) -> bytes:
+    """An EXIF block of these directories."""
+    body, directory = _lay_out_all(order, main, subs, 8)
+    return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", directory) + body
 
 
 def _lay_out_all(

@@ -104,12 +104,7 @@ def copy_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> 
         UnreadableImageError: the source is missing or can't be read.
         OutputExistsError, InputError: as in `write_image`.
     """
-    path = Path(path)
-    with opened(source) as stream:
-        data = stream.read()
-    with _writable(path, overwrite):
-        _write_atomically(data, path, overwrite)
-    return path
+    return write_bytes(read_bytes(source), path, overwrite=overwrite)
 
 
 def link_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> Path:
@@ -129,6 +124,16 @@ def link_image(source: PathLike, path: PathLike, *, overwrite: bool = False) -> 
             return copy_image(source, path, overwrite=overwrite)
         _publish(temporary, path, overwrite, keep_mode=False)
     return path
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UnreadableImageError: missing, or can't be read.
+    """
+    with opened(path) as stream:
+        return stream.read()
 
 
 def write_bytes(data: bytes, path: PathLike, *, overwrite: bool = False) -> Path:
