@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from pellucid import ImageBuffer, restorer, write_image
+from pellucid.__main__ import main
 from pellucid.arrays import array_from_image, image_from_array
 from pellucid.errors import NonFiniteOutputError
 from pellucid.image import Source
-from pellucid.image_io import encode_image, read_image
+from pellucid.image_io import decode_image, encode_image, read_image
 
 
 @pytest.fixture
@@ -247,6 +249,106 @@ def test_what_is_to_be_stripped_is_not_in_the_output(run, options, tmp_path, suf
         if strength == "0":
             assert torch.equal(read_image(target).pixels, read_image(photo).pixels)
     assert photo.read_bytes() == given
+
+
+@pytest.fixture
+def pipe(options, monkeypatch, capsysbinary):
+    """`pipe(bytes, "-", "-o", "-")` gives exit code, stdout as bytes and stderr of a restoration."""
+
+    def call(given: bytes, *arguments: object) -> tuple[int, bytes, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        monkeypatch.setattr(sys, "argv", ["pellucid", "restore", *map(str, arguments), *options])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsysbinary.readouterr()
+        return int(code), out, err.decode()
+
+    return call
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_a_picture_goes_through_a_pipe(pipe, tmp_path, suffix):
+    photo = save(tmp_path / f"a{suffix}")
+    given = photo.read_bytes()
+    assert pipe(b"", photo, "-o", tmp_path / f"b{suffix}")[:2] == (0, b"")
+    expected = (tmp_path / f"b{suffix}").read_bytes()
+    code, out, err = pipe(given, "-", "-o", "-")
+    assert (code, out) == (0, expected)
+    assert "1 restored, 0 failed" in err
+    assert pipe(b"", photo, "-o", "-")[:2] == (0, expected)
+    assert pipe(given, "-", "-o", tmp_path / "new" / f"c{suffix}")[:2] == (0, b"")
+    assert (tmp_path / "new" / f"c{suffix}").read_bytes() == expected
+    for source in ("-", photo):
+        assert pipe(given, source, "-o", "-", "--strength", "0")[:2] == (0, given)
+    assert pipe(given, "-", "-o", tmp_path / "same.png", "--strength", "0")[0] == 0
+    assert torch.equal(read_image(tmp_path / "same.png").pixels, decode_image(given).pixels)
+
+
+def test_a_piped_picture_may_be_stripped_and_told_of_in_json(pipe, tmp_path):
+    given = described(".jpg")
+    code, out, _ = pipe(given, "-", "-o", "-", "--strip", "all")
+    assert (code, decode_image(out).source.xmp) == (0, None)
+    code, out, _ = pipe(given, "-", "-o", tmp_path / "a.jpg", "--json")
+    row = json.loads(out)
+    assert (code, row["input"], row["output"], row["ok"]) == (0, "-", str(tmp_path / "a.jpg"), True)
+    code, out, _ = pipe(b"text", "-", "-o", tmp_path / "b.jpg", "--json")
+    assert (code, json.loads(out)["error"]["type"]) == (2, "UnreadableImageError")
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "words"),
+    [
+        (b"", ("-", "-o", "-"), "stdin is empty (0 bytes)"),
+        (b"text", ("-", "-o", "-"), "not a picture"),
+        (b"\x89PNG\r\n\x1a\n", ("-", "-o", "-"), "damaged"),
+        (b"", ("a.png", "-o", "-", "--json"), "--json prints on stdout"),
+        (b"", ("a.png", "-", "-o", "out"), "2 inputs were given together with -"),
+        (b"", ("a.png", "a.png", "-o", "-"), "2 inputs were given together with -"),
+        (b"", (".", "-o", "-"), ". is a folder"),
+        (b"", ("clip.mp4", "-o", "-"), "clip.mp4 is a film"),
+        (b"", ("missing.png", "-o", "-"), "no file missing.png"),
+        (b"", ("-", "-o", "out"), "no name of a picture"),
+        (b"", ("-", "-o", "a.png"), "a.png exists already"),
+        (b"", ("-", "-o", "-", "--dry-run"), "don't go with -"),
+        (b"", ("-", "-o", "-", "--ray", "local"), "don't go with -"),
+        (b"", ("a.png", "-o", "out", "--strip", "gps", "--untouched", "link"), "expected copy or skip"),
+        (b"", ("clip.mp4", "-o", "out.mp4", "--strip", "gps"), "--strip is for pictures"),
+    ],
+)
+def test_wrong_pipes_end_in_a_sentence(pipe, tmp_path, monkeypatch, given, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    save(Path("a.png"))
+    Path("clip.mp4").touch()
+    code, out, err = pipe(given, *arguments)
+    assert (code, out, words in err.splitlines()[-1]) == (2, b"", True), err
+    assert files(tmp_path) == ["a.png", "clip.mp4"]
+
+
+def test_a_terminal_is_shown_no_picture(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    code, out, err = pipe(b"", save(tmp_path / "a.png"), "-o", "-")
+    assert (code, out, "stdout is a terminal" in err) == (2, b"", True)
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(options, tmp_path):
+    photo = save(tmp_path / "a.png", (200, 200))
+    command = [sys.executable, "-m", "pellucid", "restore", "-", "-o", "-", "--strength", "0", *options]
+    for reads in (True, False):
+        with (
+            photo.open("rb") as given,
+            subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+        ):
+            assert process.stdout is not None
+            assert process.stderr is not None
+            if reads:
+                assert process.stdout.read() == photo.read_bytes()
+            else:
+                process.stdout.close()
+            err = process.stderr.read().decode()
+        assert (process.returncode, "Traceback" in err, "Exception" in err) == (int(not reads), False, False)
 
 
 def test_quiet_is_quiet(run, options, tmp_path):

@@ -39,10 +39,15 @@ class Stripped(StrEnum):
 def restore(
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Pictures, and folders of pictures; URLs and manifests too.", show_default=False),
+        typer.Argument(
+            help="Pictures, and folders of pictures; URLs and manifests too; or -: stdin.", show_default=False
+        ),
     ],
     output: Annotated[
-        str, typer.Option("--output", "-o", help="A file, or a folder for several pictures, or its URL.")
+        str,
+        typer.Option(
+            "--output", "-o", help="A file, or a folder for several pictures, or its URL; or -: stdout."
+        ),
     ],
     model: Model = DEFAULT,
     strength: Annotated[
@@ -111,16 +116,16 @@ def restore(
     compressed keeps its light (--no-guard: both are restored like any other). A guided model finds out what
     is wrong, unless --prompt says it.
 
-    One file goes to one file. A folder keeps its tree; its names and formats stay as they are. Hidden files,
-    links and files that are no pictures are skipped. What can't be restored is listed at the end, with exit
-    code 1.
+    One file goes to one file; - is stdin, -o - stdout. A folder keeps its tree; its names and formats stay as
+    they are. Hidden files, links and files that are no pictures are skipped. What can't be restored is listed
+    at the end, with exit code 1.
 
     A journal in the output folder knows what was done: the same command again does only what is missing or
     changed, after a kill too. On a cluster (--ray) a report beside the pictures does; see docs/cluster.md.
     """
     from pellucid.cli._batch import Options, restore_several, select
     from pellucid.cli._jobs import plan_jobs
-    from pellucid.cli._single import restore_single
+    from pellucid.cli._single import PIPE, restore_piped, restore_single
     from pellucid.cli._video import is_film, plan_film, restore_film
     from pellucid.image_io import IMAGE_SUFFIXES, Limits
     from pellucid.strength import Strength
@@ -150,6 +155,14 @@ def restore(
         as_json,
         quiet,
     )
+    if PIPE in (*inputs, output):
+        if ray is not None or dry_run or since is not None or include or exclude:
+            raise InputError(
+                "--ray, --dry-run, --since, --include and --exclude don't go with - (stdin or stdout). "
+                "Leave them out."
+            )
+        restore_piped(inputs, output, options)
+        return
     if ray is not None or any("://" in url for url in (*inputs, output)):
         from pellucid.cli._cluster import Place, restore_on_cluster
 
