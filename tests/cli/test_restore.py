@@ -442,6 +442,38 @@ def test_an_error_of_the_restorer_keeps_its_exit_code(run, options, tmp_path, mo
     assert (result.code, result.err.splitlines()[-1]) == (4, "pellucid: not finite")
 
 
+@pytest.mark.parametrize(
+    ("guard", "words"),
+    [
+        ("redone_in_float32", "computed once more in float32, since bf16 gave NaN or infinity"),
+        ("replanned", "cut into tiles, or smaller ones, since memory ran out"),
+    ],
+)
+def test_what_a_picture_took_beyond_the_usual_is_told(run, options, tmp_path, monkeypatch, guard, words):
+    usual = restorer.TorchRestorer.restore_pixels
+
+    def remedied(self, degraded, *arguments):
+        restored, plan, guards = usual(self, degraded, *arguments)
+        return restored, plan, guards | {guard: degraded.shape[1] == 40}
+
+    monkeypatch.setattr(restorer.TorchRestorer, "restore_pixels", remedied)
+    photo, other = save(tmp_path / "a.png"), save(tmp_path / "b.png", (48, 60))
+
+    usually = ("-o", tmp_path / "out", "--overwrite", "--no-guard", *options)
+
+    def told(*arguments):
+        result = run("restore", *arguments, *usually)
+        assert result.code == 0
+        return result.err
+
+    assert told(photo).splitlines()[-1] == f"1 restored, 0 failed; {words}"
+    assert told(other).splitlines()[-1] == "1 restored, 0 failed"
+    assert told(photo, other).splitlines()[1:] == [f"2 restored, 0 failed; 1 {words}"]
+    assert told(photo, other, "--quiet") == told(photo, "--quiet") == ""
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    assert f"a.png: {words}" in told(photo, other)
+
+
 def test_ctrl_c_leaves_no_half_file(options, tmp_path):
     for i in range(200):  # far from done when the first appears, even if this process has to wait
         save(tmp_path / "in" / f"{i}.png", (300, 300))

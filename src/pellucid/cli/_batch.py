@@ -26,6 +26,7 @@ from pellucid.image_io import Limits, Strip
 from pellucid.strength import Strength
 
 if TYPE_CHECKING:
+    from pellucid.restoration import Report
     from pellucid.restorer import TorchRestorer
 
 _WHY: dict[Reason, str] = {
@@ -35,6 +36,10 @@ _WHY: dict[Reason, str] = {
     "settings": "was restored with other settings or weights",
     "retry": "failed before",
     "asked": "replaces what is there",
+}
+_REMEDIES = {
+    "redone_in_float32": "computed once more in float32, since bf16 gave NaN or infinity",
+    "replanned": "cut into tiles, or smaller ones, since memory ran out",
 }
 
 
@@ -109,6 +114,9 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
         for outcome in _run(steps, todo, output, options, bars):
             if outcome.error is None:
                 counts[outcome.state] += 1
+                for words in remedies(outcome.report):
+                    counts[words] += 1
+                    bars.say(f"{outcome.job.source}: {words}")
             else:
                 failures.append((outcome.job.source, str(outcome.error)))
                 counts["failed before"] += outcome.job.reason == "failed"
@@ -283,4 +291,10 @@ def summary(counts: Counter[str], failed: int, skipped: int) -> str:
         parts.append(f"{counts['elsewhere']} taken by another run")
     if skipped:
         parts.append(f"{skipped} other files skipped")
-    return ", ".join(parts)
+    remedied = [f"{counts[words]} {words}" for words in _REMEDIES.values() if counts[words]]
+    return "; ".join([", ".join(parts), *remedied])
+
+
+def remedies(report: "Report | None") -> list[str]:
+    """What a picture took beyond the usual, in words."""
+    return [words for guard, words in _REMEDIES.items() if report is not None and report.guards.get(guard)]

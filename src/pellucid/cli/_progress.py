@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pellucid.cli._shared import visible
+from pellucid.cli._shared import say, visible
 from pellucid.errors import PellucidError
 from pellucid.image_io import read_header
 
@@ -40,6 +40,11 @@ class Bars:
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars; nothing where there are none, as in a log."""
+        if self._visible:
+            say(line)
 
     def part_done(self, done: int, total: int) -> None:
         """The current picture has `done` of `total` parts: tiles, or passes in strips."""

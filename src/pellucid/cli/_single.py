@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pellucid.cli._batch import Options, open_restorer
+from pellucid.cli._batch import Options, open_restorer, remedies
 from pellucid.cli._jobs import Job, failing_as_json, print_restored, refuse_taken, tell
 from pellucid.cli._progress import Bars
 from pellucid.cli._shared import parse_path, say
@@ -138,10 +138,11 @@ def _tell_done(source: Path, target: Path, report: Report, options: Options) -> 
     if options.as_json:
         print_restored(source, target, report.state, report.to_dict())
     if not options.quiet:
-        say(
+        told = (
             "1 left alone, since nothing was found to mend (--no-guard restores it)"
             if report.guards.get("left_alone")
             else "1 restored, 0 failed; its light was kept, nothing seems to have changed it (see --no-guard)"
             if report.guards.get("light_kept")
             else "1 restored, 0 failed"
         )
+        say("; ".join([told, *remedies(report)]))
