@@ -1,4 +1,7 @@
-"""A module imports only from layers with a smaller number; brothers on one layer do not know each other."""
+"""A module imports only from layers with a smaller number; brothers on one layer do not know each other.
+
+And what could run code of a file stands in one place alone.
+"""
 
 import ast
 from pathlib import Path
@@ -61,3 +64,20 @@ def test_imports_point_downwards(path):
     assert own in NUMBER, f"{own} has no layer: add it to the table here and in the design"
     wrong = {name for name in imported(path) - {own} if NUMBER.get(name, 99) >= NUMBER[own]}
     assert not wrong, f"{own} imports {sorted(wrong)}, which are not below it; move what it needs down"
+
+
+UNPICKLING = {f"{module}.{name}" for module in ("torch", "torch.jit", "pickle") for name in ("load", "loads")}
+
+
+def test_nothing_is_unpickled_but_by_convert_and_there_only_tensors():
+    found: list[tuple[str, str]] = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in UNPICKLING:
+                found.append((path.name, ast.unparse(node)))
+            elif isinstance(node, ast.ImportFrom):
+                assert not UNPICKLING & {f"{node.module}.{name.name}" for name in node.names}, path
+            elif isinstance(node, ast.Import):  # under another name it would not be found
+                assert all(a.asname is None for a in node.names if a.name in ("torch", "pickle")), path
+    ((file, call),) = found
+    assert file == "convert.py" and "weights_only=True" in call
