@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import pellucid
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.cli.convert import convert
+from pellucid.codec import pool
 from pellucid.convert import (
     CLIP_MODEL,
     CLIP_REVISION,
@@ -294,13 +295,38 @@ class Evil:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_with_more_is_refused_and_not_run(legacy, tmp_path, capsys):
+def test_a_pickle_with_more_is_refused_and_not_run(legacy, tmp_path, capfd):
     path = tmp_path / "evil.pth"
     content = {"state_dict": official(), "extra": Evil()}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UnsafeCheckpointError, match="can run code"):
         read_state_dict(path)
-    assert "this was run" not in capsys.readouterr().out
+    assert "this was run" not in capfd.readouterr().out
+
+
+def test_a_pickle_is_read_by_another_process_whose_end_is_a_sentence(source, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read here"))
+    assert read_state_dict(source).keys() == {f"module.{name}" for name in official()}
+
+    def ask(self, message, seconds, ask=pool._Worker.ask):
+        self._process.kill()
+        return ask(self, message, seconds)
+
+    monkeypatch.setattr(pool._Worker, "ask", ask)
+    with pytest.raises(CheckpointError, match=r"official.pth ended the process .* Get it again"):
+        read_state_dict(source)
+
+
+def test_a_pickle_that_asks_for_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("pellucid.convert._SPARE", 2**26)
+    shared = torch.zeros(2**20)
+    torch.save({str(i): shared for i in range(100)}, tmp_path / "shared.pth")
+    with pytest.raises(CheckpointError, match="asks for more memory than a file of its size should"):
+        read_state_dict(tmp_path / "shared.pth")
+    for strange in (torch.zeros(1).expand(10**12), torch.zeros(5).to_sparse()):
+        torch.save({"a.weight": strange}, tmp_path / "strange.pth")
+        with pytest.raises(CheckpointMismatchError, match=r"each number of a\.weight; expected dense"):
+            read_state_dict(tmp_path / "strange.pth")
 
 
 @pytest.mark.parametrize(

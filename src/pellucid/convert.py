@@ -21,11 +21,15 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
 from torch import Tensor
 
 import pellucid
 from pellucid import models
 from pellucid.checkpoint import FLOATS, Checkpoint, hash_file, is_pickle
+from pellucid.codec.pool import ask_once
+from pellucid.codec.wire import Message
+from pellucid.compute import is_out_of_memory
 from pellucid.errors import (
     CheckpointError,
     CheckpointMismatchError,
@@ -37,6 +41,7 @@ from pellucid.models.dfpir import PROMPTS, DFPIRConfig, from_official, official_
 
 # What reading a damaged PyTorch file raises.
 _DAMAGED = (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile, zlib.error)
+_SECONDS, _SPARE = 600.0, 2**30  # that reading one may take, in bytes beside its own
 CLIP_MODEL = "openai/clip-vit-base-patch32"
 CLIP_REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 
@@ -50,6 +55,8 @@ def convert_file(
     overwrite: bool = False,
 ) -> Checkpoint:
     """Convert an official checkpoint and write it as safetensors.
+
+    What is pickled is read by a process of its own, so a script calls this under `if __name__ == "__main__"`.
 
     Args:
         source: the authors' file, pickled by PyTorch or safetensors.
@@ -266,6 +273,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, cut short, or without tensors.
         UnsafeCheckpointError: the pickle holds more than tensors and plain values; nothing of that was run.
+        CheckpointMismatchError: tensors without memory for each number.
     """
     path = Path(path)
     try:
@@ -273,7 +281,13 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             head = file.read(16)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}. Check the path.") from error
-    content = _load_pickle(path, zipped=head[:2] == b"PK") if is_pickle(head) else _load_safetensors(path)
+    if is_pickle(head):
+        return _unpickle_elsewhere(path, zipped=head[:2] == b"PK")
+    return _tensors_of(_load_safetensors(path), path)
+
+
+def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
+    """What a file holds, if it is a state dict."""
     if isinstance(content, dict) and "state_dict" in content:
         content = cast(dict[Any, Any], content)["state_dict"]
     if not isinstance(content, dict) or not content:
@@ -290,17 +304,43 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return {str(key): tensor for key, tensor in tensors.items()}
 
 
-def _load_pickle(path: Path, *, zipped: bool) -> object:
+def _unpickle_elsewhere(path: Path, *, zipped: bool) -> dict[str, Tensor]:
+    """The tensors of a pickle, read by a process of its own: a file that breaks it breaks nothing else."""
+    memory = _SPARE + 4 * path.stat().st_size  # the file, its tensors, and these as they are sent
+    ask = Message({"path": str(path.absolute()), "zipped": zipped})
+    try:
+        return load(bytes(ask_once(_unpickle, ask, seconds=_SECONDS, memory=memory).blobs[0]))
+    except (OSError, EOFError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} ended the process that read it, or kept it for more than {_SECONDS:g} seconds; nothing "
+            "else was affected. Get it again."
+        ) from error
+
+
+def _unpickle(message: Message) -> Message:
+    """The tensors of the file that a message names, as safetensors."""
+    path, zipped = Path(message.head["path"]), bool(message.head["zipped"])
     try:
         if zipped:
             _check_sums(path)  # torch does not, and a flipped bit would become a wrong weight
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        tensors = _tensors_of(torch.load(path, map_location="cpu", weights_only=True, mmap=zipped), path)
+        if strange := [name for name, tensor in tensors.items() if not _is_dense(tensor)]:
+            raise CheckpointMismatchError(
+                f"{path} lacks memory for each number of {_some(strange)}; expected dense tensors. "
+                "Give the authors' file, whole."
+            )
+        whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+        return Message({}, (save(whole),))
     except pickle.UnpicklingError as error:
         raise UnsafeCheckpointError(
             f"{path} is a pickle with more than tensors and plain values, which can run code when loaded; "
             "nothing of it was run. Save its state dict alone, on a machine that trusts it, and convert that."
         ) from error
-    except _DAMAGED as error:
+    except (MemoryError, *_DAMAGED) as error:
+        if is_out_of_memory(error):
+            raise CheckpointError(
+                f"{path} asks for more memory than a file of its size should. Get it again."
+            ) from error
         # Of torch's words the first sentence: others guess at causes.
         reason = re.split(r"\n|\. (?=[A-Z])", str(error))[0] or type(error).__name__
         raise CheckpointError(f"{path} is not a whole PyTorch file ({reason}). Get it again.") from error

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pellucid import errors
 from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
-from pellucid.codec.worker import ReadFile, work
+from pellucid.codec.worker import ReadFile, answer_picture, work
 from pellucid.errors import (
     EncoderError,
     ImageTooLargeError,
@@ -168,11 +168,7 @@ class CodecPool:
             raise death(f"{doing} the picture {what}; nothing else was affected. {step}.") from error
         if worker.late or worker.tasks >= _TASKS:
             self._drop(worker)
-        if (name := reply.head.get("error")) is not None:
-            kind = getattr(errors, str(name), None)
-            known = isinstance(kind, type) and issubclass(kind, PellucidError)
-            raise (kind if known else death)(str(reply.head.get("message")))  # type: ignore[misc]
-        return reply
+        return _without_error(reply, death)
 
     def _worker(self) -> "_Worker":
         """This thread's process; a new one if there is none."""
@@ -182,7 +178,7 @@ class CodecPool:
                 self._drop(worker)
             # 12 bytes for a pixel's colors, 4 for alpha, 12 for what lies under it; then metadata.
             limit = 28 * self._limits.max_pixels + 4 * self._limits.max_bytes + 2**20
-            worker = _Worker(self._context, self._limits.memory, limit)
+            worker = _Worker(self._context, self._limits.memory, limit, answer_picture)
             self._local.worker = worker
             self._workers.add(worker)
         return worker
@@ -191,6 +187,31 @@ class CodecPool:
         worker.kill()
         self._workers.discard(worker)
         self._local.worker = None
+
+
+def ask_once(
+    answer: Callable[[Message], Message], message: Message, *, seconds: float, memory: int
+) -> Message:
+    """What `answer` says to a message, in a process that is started for it, as confined as a pool's.
+
+    Raises:
+        PellucidError: what `answer` raises.
+        OSError, EOFError, ValueError, KeyError, TypeError: the process ended, was late, or made no sense.
+    """
+    worker = _Worker(preload(), memory, memory, answer)
+    try:
+        return _without_error(worker.ask(message, seconds), PellucidError)
+    finally:
+        worker.kill()
+
+
+def _without_error(reply: Message, death: type[PellucidError]) -> Message:
+    """The reply; raises the error that it tells of."""
+    if (name := reply.head.get("error")) is not None:
+        kind = getattr(errors, str(name), None)
+        known = isinstance(kind, type) and issubclass(kind, PellucidError)
+        raise (kind if known else death)(str(reply.head.get("message")))  # type: ignore[misc]
+    return reply
 
 
 @contextlib.contextmanager
@@ -220,11 +241,13 @@ def _read_file(reply: Message) -> ReadFile | None:
 class _Worker:
     """One process, and our end of the pipe to it."""
 
-    def __init__(self, context: ForkServerContext, memory: int, limit: int) -> None:
+    def __init__(
+        self, context: ForkServerContext, memory: int, limit: int, answer: Callable[[Message], Message]
+    ) -> None:
         self._connection: Connection
         self._connection, theirs = context.Pipe()  # pyright: ignore[reportAttributeAccessIssue]
         self._limit, self.tasks, self.late = limit, 0, False
-        self._process = context.Process(target=work, args=(theirs, memory, limit), daemon=True)
+        self._process = context.Process(target=work, args=(theirs, memory, limit, answer), daemon=True)
         self._process.start()
         theirs.close()
 

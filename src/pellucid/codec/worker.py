@@ -1,4 +1,7 @@
-"""A process that decodes and encodes pictures, and can do nothing else: what kills it costs one picture."""
+"""A process that decodes and encodes pictures, or reads what else is foreign, and can do nothing else.
+
+What kills it costs one picture.
+"""
 
 import hashlib
 import os
@@ -26,13 +29,14 @@ from pellucid.image_io import (
 )
 
 
-def work(connection: Connection, memory: int, limit: int) -> None:
+def work(connection: Connection, memory: int, limit: int, answer: Callable[[Message], Message]) -> None:
     """Answer messages until the other side closes.
 
     Args:
         connection: to the parent.
         memory: bytes of address space that may be taken beyond what is taken at the start.
         limit: bytes that a message may have.
+        answer: what answers one; of its errors those of pellucid go to the other side.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     torch.set_num_threads(1)  # the other cores are the network's
@@ -47,7 +51,7 @@ def work(connection: Connection, memory: int, limit: int) -> None:
         except EOFError:
             return
         try:
-            reply = _answer(message)
+            reply = answer(message)
         except PellucidError as error:
             reply = Message({"error": type(error).__name__, "message": str(error)})
         except MemoryError:
@@ -63,7 +67,8 @@ def work(connection: Connection, memory: int, limit: int) -> None:
         del message, reply
 
 
-def _answer(message: Message) -> Message:
+def answer_picture(message: Message) -> Message:
+    """What is asked about a picture: its header, its pixels, or its file."""
     head = message.head
     match head["ask"]:
         case "header":
