@@ -19,17 +19,7 @@ from pellucid.batch.plan import Reason, Settings, judge
 from pellucid.codec.pool import CodecLimits, CodecPool
 from pellucid.codec.worker import ReadFile, read_steady
 from pellucid.errors import InputError, OutputExistsError, PellucidError
-from pellucid.image_io import (
-    Limits,
-    Strip,
-    link_image,
-    read_bytes,
-    remove_leftovers,
-    strip_file,
-    strip_image,
-    write_bytes,
-    write_image,
-)
+from pellucid.image_io import Limits, Strip, link_image, remove_leftovers, strip_image, write_bytes
 from pellucid.restoration import Report, Restoration
 from pellucid.restorer import TorchRestorer, ahead
 from pellucid.runner import Progress
@@ -190,15 +180,13 @@ class Batch:
         start = time.perf_counter()
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            image = strip_image(restoration.image, self._strip)
-            if not report.untouched and claimed.large:
-                write_image(image, job.target, overwrite=overwrite)
-            elif not report.untouched:
+            if not report.untouched and not claimed.large:
+                image = strip_image(restoration.image, self._strip)
                 data = self._codec.encode(image, job.target.suffix).result()
                 write_bytes(data, job.target, overwrite=overwrite)
             elif not report.guards.get("left_alone") or self._untouched == "copy":
-                data = strip_file(read_bytes(job.source), image, self._strip)
-                write_bytes(data, job.target, overwrite=overwrite)
+                given = replace(restoration, original=job.source)
+                given.save(job.target, overwrite=overwrite, strip=self._strip)
             elif self._untouched == "link":
                 link_image(job.source, job.target, overwrite=overwrite)
         except OSError as error:

@@ -9,7 +9,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -28,7 +28,7 @@ from pellucid.errors import (
     UnreadableImageError,
 )
 from pellucid.image import ImageBuffer
-from pellucid.image_io import Header
+from pellucid.image_io import Header, file_state
 
 T = TypeVar("T")
 
@@ -131,9 +131,10 @@ class CodecPool:
         Raises:
             UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as `decode`.
         """
-        most = self._limits.max_pixels
+        most, state = self._limits.max_pixels, file_state(path)
+        file = state and (path.absolute(), state)
         ask = Message({"ask": "read", "max_pixels": most, "room": room, "path": str(path)})
-        return self._submit(ask, UnreadableImageError, _read_file)
+        return self._submit(ask, UnreadableImageError, lambda reply: _read_file(reply, file))
 
     def encode(self, image: ImageBuffer, suffix: str) -> "Future[bytes]":
         """The bytes of a picture file.
@@ -230,10 +231,11 @@ def _unpack(reply: Message) -> ImageBuffer:
         return unpack_image(reply)
 
 
-def _read_file(reply: Message) -> ReadFile | None:
+def _read_file(reply: Message, file: tuple[Path, tuple[int, int, int]] | None) -> ReadFile | None:
     if reply.head.get("too_large"):
         return None
     image = _unpack(reply)
+    image = replace(image, source=replace(image.source, file=file))  # no process may say what else to copy
     with _sense():
         return ReadFile(image, str(reply.head["sha256"]), float(reply.head["seconds"]))
 
