@@ -1260,6 +1260,13 @@ def test_metadata_that_cannot_be_followed_goes(name: str, block: bytes) -> None:
     assert getattr(strip_image(image, "gps").source, name) is None
 
 
+def test_a_picture_keeps_its_orientation_where_its_place_cant_be_followed() -> None:
+    tags = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x8825, 4, 1, 9999)
+    data = with_exif(small("jpeg"), "jpeg", b"II*\0\x08\0\0\0\x02\0" + tags + bytes(4))
+    image = decode_image(data)
+    assert decode_image(strip_file(data, image, "gps")).pixels.equal(image.pixels)
+
+
 def test_an_unknown_word_of_what_to_strip() -> None:
     for call in (strip_image, lambda image, what: strip_file(b"", image, what)):
         with pytest.raises(InputError, match="strip is 'GPS'; expected 'gps' or 'all'"):

@@ -9,6 +9,8 @@ from pellucid import ImageBuffer, read_image, write_image
 from pellucid.arrays import image_from_array
 from pellucid.errors import InputError, OutputExistsError
 from pellucid.image import Source
+from pellucid.image_io import decode_image
+from pellucid.restorer import IdentityRestorer
 
 
 @pytest.mark.parametrize("shape", [(9, 11), (9, 11, 3), (9, 11, 4)])
@@ -139,3 +141,10 @@ def test_bytes_are_what_is_saved(tmp_path, strength):
     assert (restorations[0].encode() == path.read_bytes()) is (strength == 0)
     with pytest.raises(InputError, match="names no known format"):
         toy()(np.zeros((4, 4), np.uint8)).encode()
+
+
+def test_an_array_is_encoded_to_a_suffix_alone():
+    restoration = IdentityRestorer()(np.full((2, 3), 7, np.uint8))
+    assert decode_image(restoration.encode(".png")).pixels.shape == (3, 2, 3)
+    with pytest.raises(InputError, match=r"was given as no file.*encode\(\"\.png\"\)"):
+        restoration.encode()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pellucid.arrays import array_from_image
+from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import (
     BY_SUFFIX,
@@ -161,9 +162,15 @@ class Restoration:
             strip: as for `save`.
 
         Raises:
-            InputError: the format can't hold the picture, or none is known; another `strip`.
+            InputError: the format can't hold the picture, or the picture was no file and no suffix is given;
+                another `strip`.
         """
-        suffix = suffix or SUFFIX.get(self.image.source.format, "")
+        suffix = suffix or SUFFIX.get(self.image.source.format)
+        if suffix is None:
+            raise InputError(
+                "The picture was given as no file, so that it has no format of its own; expected a suffix. "
+                'Give one, for example encode(".png").'
+            )
         given = self._given(suffix)
         if given is None:
             return encode_image(strip_image(self.image, strip), suffix)

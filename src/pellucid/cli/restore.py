@@ -85,7 +85,7 @@ def restore(
     ] = None,
     untouched: Annotated[
         Untouched | None,
-        typer.Option(help="What is done with pictures that are left alone. Default: copy."),
+        typer.Option(help="What is done with pictures of a folder that are left alone. Default: copy."),
     ] = None,
     strip: Annotated[
         Stripped | None,
@@ -95,7 +95,7 @@ def restore(
         ),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")
+        bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run over a folder.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be restored.")] = False,
     ray: Annotated[
@@ -156,10 +156,16 @@ def restore(
         quiet,
     )
     if PIPE in (*inputs, output):
-        if ray is not None or dry_run or since is not None or include or exclude:
+        if urls := [text for text in (*inputs, output) if "://" in text]:
             raise InputError(
-                "--ray, --dry-run, --since, --include and --exclude don't go with - (stdin or stdout). "
-                "Leave them out."
+                f"{urls[0]} is a URL; with - (stdin or stdout) expected a file, or another -. "
+                "Give a file, or leave - out."
+            )
+        chosen = ray is not None or dry_run or since is not None or include or exclude
+        if chosen or untouched is not None or retry_failed:
+            raise InputError(
+                "--ray, --dry-run, --since, --include, --exclude, --untouched and --retry-failed don't go "
+                "with - (stdin or stdout). Leave them out."
             )
         restore_piped(inputs, output, options)
         return

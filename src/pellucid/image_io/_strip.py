@@ -97,7 +97,8 @@ def strip_file(data: bytes, image: ImageBuffer, what: Strip | None) -> bytes:
 
 
 def _exif(block: bytes, what: Strip) -> bytes | None:
-    return exif.bare(block) if what == "all" else exif.without_place(block)
+    kept = exif.without_place(block) if what == "gps" else None
+    return kept or exif.bare(block)  # orientation and resolution, where these can be read
 
 
 def _xmp(block: bytes, what: Strip) -> bytes | None:

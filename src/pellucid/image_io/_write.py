@@ -92,7 +92,7 @@ def target_path(path: PathLike) -> Path:
     if not isinstance(path, (str, os.PathLike)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(
             f"The target is of type {type(path).__name__}; expected a path. "
-            "For bytes in memory, use pellucid.image_io.encode_image."
+            "For bytes in memory, use Restoration.encode or pellucid.image_io.encode_image."
         )
     return Path(path)
 
