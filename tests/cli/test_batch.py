@@ -233,7 +233,7 @@ def test_a_picture_without_room_in_memory_is_kept_in_files_as_it_is_alone(
 def test_a_file_that_changes_while_it_is_read_is_not_taken(folder, monkeypatch):
     path = next(folder.rglob("*.png"))
     ask = Message({"ask": "read", "max_pixels": 10**6, "room": 10**6, "path": str(path)})
-    assert worker._answer(ask).head["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert worker.answer_picture(ask).head["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
     def read(*arguments, **options):
         image = read_image(*arguments, **options)
@@ -242,7 +242,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_taken(folder, monkeypatch):
 
     monkeypatch.setattr(worker, "read_image", read)
     with pytest.raises(UnreadableImageError, match="was changed while it was read"):
-        worker._answer(ask)
+        worker.answer_picture(ask)
 
 
 def test_only_what_is_wanted(run, options, folder, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pellucid.errors import PellucidError
+from pellucid.errors import InputError
 from pellucid.image import Mode, SampleFormat
 
 PathLike = str | os.PathLike[str]
@@ -86,12 +86,12 @@ def vips() -> Any:
     It sends libvips' warnings to its own silent logger; what matters arrives as an exception.
 
     Raises:
-        PellucidError: libvips was first used by the process that this one was forked from. Its threads are
+        InputError: libvips was first used by the process that this one was forked from. Its threads are
             there alone, and it would wait for them without end.
     """
     pyvips, process = _begun()
     if process != os.getpid():
-        raise PellucidError(
+        raise InputError(
             "This process was forked from one that had read or written pictures; expected one of its own, as "
             'libvips\' threads outlive no fork. Start workers by "spawn" or "forkserver".'
         )
