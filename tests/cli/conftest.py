@@ -19,18 +19,23 @@ class Result(NamedTuple):
     err: str
 
 
+def exit_code(monkeypatch, *arguments: object) -> int:
+    """What `pellucid` with these arguments ends with."""
+    monkeypatch.setattr(sys, "argv", ["pellucid", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
 @pytest.fixture
 def run(monkeypatch, capsys) -> Callable[..., Result]:
     """`run("models", "--json")` gives exit code, stdout and stderr of that command."""
     monkeypatch.setenv("COLUMNS", "200")  # tables don't wrap
 
     def call(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["pellucid", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
+        code = exit_code(monkeypatch, *arguments)
         out, err = capsys.readouterr()
         return Result(code, out, err)
 

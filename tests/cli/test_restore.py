@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.cli.conftest import exit_code
 
 from pellucid import ImageBuffer, restorer, write_image
-from pellucid.__main__ import main
 from pellucid.arrays import array_from_image, image_from_array
 from pellucid.errors import NonFiniteOutputError
 from pellucid.image import Source
@@ -257,14 +257,9 @@ def pipe(options, monkeypatch, capsysbinary):
 
     def call(given: bytes, *arguments: object) -> tuple[int, bytes, str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
-        monkeypatch.setattr(sys, "argv", ["pellucid", "restore", *map(str, arguments), *options])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
+        code = exit_code(monkeypatch, "restore", *arguments, *options)
         out, err = capsysbinary.readouterr()
-        return int(code), out, err.decode()
+        return code, out, err.decode()
 
     return call
 

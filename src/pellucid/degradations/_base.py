@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pellucid.errors import InputError
 
+ROUNDING = 1e-5  # by which a sum of weights may go beyond white
+
 
 @dataclass(frozen=True)
 class Params:
@@ -130,9 +132,6 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
-
-
-ROUNDING = 1e-5  # by which a sum of weights may go beyond white
 
 
 class Degradation(ABC):
