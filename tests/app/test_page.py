@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -79,16 +80,41 @@ def test_what_can_not_be_done_gets_a_sentence(client):
     assert "nothing to restore" in status
 
 
-def test_nothing_is_fetched_from_elsewhere(client):
-    elsewhere = {"path": "http://127.0.0.1:9/cat.jpg", "meta": {"_type": "gradio.FileData"}}
+def named(path: str | Path, part: str = "model") -> dict:
+    """What a hostile browser sends to `restore`: in one part, a file that was never uploaded."""
+    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    given = {"files": [], "model": "small", "prompt": ""}
+    return given | {part: [file] if part == "files" else file}
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("part", ["files", "model", "prompt"])
+def test_nothing_is_fetched_from_elsewhere(part, client):
+    given = named("http://127.0.0.1:9/cat.jpg", part).values()
     with pytest.raises(AppError, match="fetched from elsewhere"):
-        client.predict([elsewhere], "small", "", False, api_name="/restore")
+        client.predict(*given, False, api_name="/restore")
 
 
-def test_files_of_the_machine_are_not_taken(client):
-    machine = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(AppError):
-        client.predict([machine], "small", "", False, api_name="/restore")
+@pytest.mark.parametrize("part", ["files", "model", "prompt"])
+@pytest.mark.parametrize("suffix", ["of a picture", "of none"])
+def test_files_of_the_machine_are_not_taken(suffix, part, running, photo):
+    path = photo() if suffix == "of a picture" else "/dev/zero"
+    before = files_below(running.desk.folder)
+    with httpx.Client(base_url=f"{running.url}/gradio_api", trust_env=False, timeout=30) as browser:
+        # Gradio's own client would upload the file.
+        told = {"data": [*named(path, part).values(), False, "torch"], "session_hash": "thief"}
+        (restore,) = (
+            each["id"]
+            for each in browser.get(f"{running.url}/config").json()["dependencies"]
+            if each["api_name"] == "restore"
+        )
+        browser.post("/queue/join", json=told | {"fn_index": restore}).raise_for_status()
+        events = browser.get("/queue/data", params={"session_hash": "thief"}).text
+    assert "not uploaded" in events and '"success":false' in events
+    assert files_below(running.desk.folder) == before
 
 
 def test_a_guided_model_can_be_told(desk, tmp_path):

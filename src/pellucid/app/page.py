@@ -18,6 +18,7 @@ from pellucid.image_io import IMAGE_SUFFIXES
 from pellucid.strength import DETAIL_KINDS, TONE_KINDS, Strength
 
 _HERE = Path(__file__).parent
+EXAMPLES_FOLDER = _HERE / "examples"
 EXAMPLES = ("noisy_cat", "rainy_cup", "hazy_astronaut", "dark_cup")
 _MIX = "(...shares) => { window.pellucidMix = shares; window.dispatchEvent(new Event('pellucid-mix')); }"
 _SAVE = """(file) => {
@@ -54,6 +55,8 @@ class Page:
                 with gr.Column(scale=2, min_width=300):
                     self._lay_out_output()
             self._connect(blocks)
+        for block in blocks.blocks.values():  # Gradio looks for files in all that a browser sends
+            block.async_move_resource_to_block_cache = _only_uploads(block)
         return blocks
 
     def _lay_out_input(self) -> None:
@@ -65,7 +68,6 @@ class Page:
             elem_id="pictures",
             height=180,
         )
-        self.files.async_move_resource_to_block_cache = _only_uploads(self.files)
         self.paste = gr.Button(words["paste"], size="md")
         prompts = desk.prompts(desk.models[0])
         with gr.Accordion(words["options"], open=False):
@@ -91,7 +93,7 @@ class Page:
         with gr.Row():
             self.restore = gr.Button(words["restore"], variant="primary", elem_id="restore")
             self.cancel = gr.Button(words["cancel"], interactive=False, elem_id="cancel")
-        files = [_HERE / "examples" / f"{name}.jpg" for name in EXAMPLES]
+        files = [EXAMPLES_FOLDER / f"{name}.jpg" for name in EXAMPLES]
         self.examples = gr.Gallery(
             [(str(file), words[f"example_{file.stem}"]) for file in files if file.exists()],
             label=words["examples"],
@@ -184,7 +186,7 @@ class Page:
 
     def choose_example(self, event: gr.SelectData) -> list[str]:
         """The example that was clicked, as if it had been dropped."""
-        return [str(_HERE / "examples" / f"{EXAMPLES[event.index]}.jpg")]
+        return [str(EXAMPLES_FOLDER / f"{EXAMPLES[event.index]}.jpg")]
 
     def choose_model(self, model: str) -> Any:
         """What the model may be told."""
@@ -389,9 +391,9 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _only_uploads(files: gr.File) -> Any:
+def _only_uploads(block: gr.blocks.Block) -> Any:
     """Gradio's way to take a file, but for addresses: it would fetch what a browser names."""
-    take = files.async_move_resource_to_block_cache
+    take = block.async_move_resource_to_block_cache
 
     async def take_upload(url_or_file_path: str | Path | None) -> str | None:
         if str(url_or_file_path).lower().startswith(("http:", "https:")):

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pellucid.access import Access
 from pellucid.app.desk import Desk
-from pellucid.app.page import Page
+from pellucid.app.page import EXAMPLES_FOLDER, Page
 from pellucid.errors import ForbiddenError
 
 # A browser that keeps to this sends nothing elsewhere. Gradio's own scripts need the two unsafe words.
@@ -104,6 +104,7 @@ def create_app(desk: Desk, access: Access, *, max_bytes: int | None = None) -> F
         max_bytes: that one file may have; none: any number.
     """
     page = Page(desk)
+    page.blocks.has_launched = True  # mounted, Gradio doesn't say so, and would take any file of this machine
     undocumented: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
     app = FastAPI(**undocumented)
     app.add_middleware(Door, access=access)
@@ -114,7 +115,7 @@ def create_app(desk: Desk, access: Access, *, max_bytes: int | None = None) -> F
         app_kwargs=undocumented,
         footer_links=[],
         run_history=False,
-        allowed_paths=[str(desk.folder)],
+        allowed_paths=[str(desk.folder), str(EXAMPLES_FOLDER)],
         show_error=True,
         max_file_size=max_bytes,
         ssr_mode=False,
