@@ -92,8 +92,13 @@ def test_keys(store):
     job = add(store, key="a")
     assert add(store, key="a") == job
     assert add(store, key="b") != job
-    with pytest.raises(ReusedKeyError):
-        add(store, b"other", key="a")
+    for data, options, target in (
+        (b"other", {"strength": "1"}, "png"),
+        (b"picture", {"strength": "0.5"}, "png"),
+        (b"picture", {"strength": "1"}, "jpeg"),
+    ):
+        with pytest.raises(ReusedKeyError):
+            store.add(data, options, target, 1, "a")
 
 
 def test_of_two_that_bring_one_key_at_once_one_makes_the_job(store, tmp_path, monkeypatch):
@@ -130,6 +135,9 @@ def test_a_limit_of_waiting_jobs(tmp_path):
     with pytest.raises(OverloadedError):
         add(store)
     assert add(store, key="a") == job  # it is not new
+    store.begin()
+    with pytest.raises(OverloadedError):  # one that runs takes room, too
+        add(store)
     store.cancel(job.id)
     add(store)
     store.close()
@@ -144,6 +152,16 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, tmp_path, monkeyp
         add(store)
     assert files(tmp_path) == []
     assert store.counts()["queued"] == 0
+
+
+def test_a_disk_that_gets_full_while_a_picture_is_written_holds_nothing_of_it(store, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        add(store)
+    assert files(tmp_path) == []
 
 
 def test_a_picture_and_its_name_are_on_the_disk_before_its_job_is(store, monkeypatch):
