@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import pytest
@@ -79,6 +80,7 @@ def test_a_killed_run_claims_nothing_but_is_remembered(tmp_path):
         assert "a.png" in journal.claims()
         since = journal.claims()["a.png"]
         assert journal.claim("a.png").broken_since == since
+        assert journal.claim("a.png").broken_since == since  # asked again
     # This one ended in good order, but did nothing: whoever wrote the picture, it was begun then.
     with Journal(tmp_path) as journal:
         assert journal.claim("a.png").broken_since == since
@@ -86,6 +88,14 @@ def test_a_killed_run_claims_nothing_but_is_remembered(tmp_path):
         assert journal.claim("a.png").broken_since is None  # nor is it once this run ends
     with Journal(tmp_path) as journal:
         assert journal.claim("a.png").broken_since is None
+
+
+def test_a_link_is_known_by_itself_unless_it_is_followed(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    (tmp_path / "link.png").symlink_to("a.png")
+    of = FileState.of(tmp_path / "a.png")
+    assert FileState.of(tmp_path / "link.png") != of
+    assert FileState.of(tmp_path / "link.png", followed=True) == of
 
 
 def test_a_journal_that_is_none(tmp_path):
@@ -109,3 +119,11 @@ def test_what_was_recorded_reaches_the_disk_in_the_background(tmp_path, monkeypa
         copy.write_bytes((tmp_path / ".pellucid" / "journal.sqlite").read_bytes())
         with closing(sqlite3.connect(copy)) as database:
             assert database.execute("SELECT count(*) FROM pictures").fetchone() == (1,)
+
+
+def test_a_closed_journal_has_nothing_under_way(tmp_path, monkeypatch):
+    monkeypatch.setattr("pellucid.batch.journal.SECURED_AFTER", 0.0)
+    with Journal(tmp_path) as journal:
+        journal.record(entry())
+        assert any(thread.name.startswith("journal") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("journal") for thread in threading.enumerate())
