@@ -68,6 +68,7 @@ def test_many_with_some_that_are_broken(desk, photo, tmp_path):
     assert [row["ok"] for row in rows] == [True, True, True, False, False]
     assert [row.get("state") for row in rows] == ["restored", "restored", "restored", None, None]
     assert rows[0]["report"]["strength"] == {"tone": 1, "detail": 0.5}
+    assert set(rows[0]["report"]["seconds"]) >= {"read", "restore"}
 
 
 def test_only_a_region(desk, photo):
@@ -126,6 +127,36 @@ def test_who_goes_away_stops_the_run(desk, photo):
     assert desk.network.acquire(timeout=20)
 
 
+def test_after_who_goes_away_no_further_picture_is_restored(desk, photo, restorer, monkeypatch):
+    session, restore, goes_on = desk.session("a"), type(restorer).__call__, threading.Event()
+
+    def restore_at_last(self, image, **options):
+        assert goes_on.wait(10)
+        return restore(self, image, **options)
+
+    monkeypatch.setattr(type(restorer), "__call__", restore_at_last)
+    run = session.restore([photo(), photo(seed=1)], OPTIONS)
+    next(run)
+    run.close()
+    goes_on.set()
+    session._run.join(20)
+    assert session.canceled and not session.items
+
+
+def test_a_file_named_in_capitals_keeps_its_name(desk, photo):
+    session = desk.session("a")
+    list(session.restore([photo("CAT.JPG")], OPTIONS))
+    assert session.write(0, Strength()).name == "CAT.JPG"
+
+
+def test_a_run_tells_nothing_of_the_one_before(desk, photo, tmp_path):
+    (tmp_path / "empty.png").touch()
+    session = desk.session("a")
+    list(session.restore([tmp_path / "empty.png"], OPTIONS))
+    list(session.restore([photo()], OPTIONS))
+    assert [item.name for item in session.items] == ["cat.jpg"] and session.failures == []
+
+
 def test_a_picture_that_is_left_alone(desk, tmp_path):
     flat = tmp_path / "clean.png"
     rows, columns = np.mgrid[0:96, 0:128]
@@ -149,6 +180,9 @@ def test_previews(desk, photo):
     assert sorted(files) == ["change", "degraded", "detail", "restored", "tone"]
     assert all(read_image(file).pixels.shape == (3, 96, 128) for file in files.values())
     assert change.ciede2000 > 0
+    list(session.restore([photo()], OPTIONS))
+    again, _, _ = session.show(0)
+    assert not set(again.values()) & set(files.values())  # a browser shows what it has of the same name
     large = read_image(photo()).pixels.repeat(1, 30, 1)
     assert fit(large, 96).shape == (3, 96, 4)
 
@@ -218,11 +252,32 @@ def test_who_did_not_say_goodbye_is_gone_after_hours(desk: Desk, photo):
     session = desk.session("a")
     list(session.restore([photo()], OPTIONS))
     desk.session("b")
-    assert session.folder.exists()
     session.used -= 7 * 3600
+    assert desk.session("a") is session  # it is back before another looks for those that are gone
+    session.used -= 5 * 3600
+    desk.session("b")
+    assert session.folder.exists()
+    session.used -= 2 * 3600
     desk.session("b")
     assert not session.folder.exists()
     assert desk.session("a") is not session
+
+
+def test_who_waits_for_hours_is_not_taken_to_be_gone(desk: Desk, photo, restorer, monkeypatch):
+    session, restore, goes_on = desk.session("a"), type(restorer).__call__, threading.Event()
+
+    def restore_at_last(self, image, **options):
+        assert goes_on.wait(10)
+        return restore(self, image, **options)
+
+    monkeypatch.setattr(type(restorer), "__call__", restore_at_last)
+    run = session.restore([photo()], OPTIONS)
+    next(run)
+    session.used -= 7 * 3600
+    desk.session("b")
+    goes_on.set()
+    list(run)
+    assert not session.canceled and [item.name for item in session.items] == ["cat.jpg"]
 
 
 def test_each_engine_is_loaded_once_and_runs(restorer, photo, tmp_path):
