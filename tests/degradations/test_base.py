@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from pellucid.degradations import Params
+from pellucid.degradations.gaussian_noise import GaussianNoise
 from pellucid.errors import InputError
 
 
@@ -56,6 +58,14 @@ def test_refuses_values_of_another_type(field: str, value: object) -> None:
     values[field] = value
     with pytest.raises(InputError, match=field):
         Sample.from_json(json.dumps(values))
+
+
+def test_white_may_be_missed_by_what_rounding_adds() -> None:
+    operator, white = GaussianNoise(), torch.ones(1, 3, 4, 4)
+    operator.check(white + 5e-6, operator.zero(1))
+    for beyond in (white + 2e-5, -5e-6 * white):
+        with pytest.raises(InputError, match="expected 0 to 1"):
+            operator.check(beyond, operator.zero(1))
 
 
 def test_nesting_without_end_is_a_sentence() -> None:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,26 @@ def test_a_steady_hand_draws_a_straight_line() -> None:
     assert kernel[middle, middle - 3 : middle + 4].tolist() == pytest.approx([1 / 9] * 7, rel=0.05)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_way_that_turns_back_is_no_longer_than_stated(seed: int) -> None:
+    kernel = motion_kernel(MotionBlurParams((29.0,), (0.0,), (700.0,), (0.0,), (seed,)), 0)
+    rows = max(int((kernel.sum(axis) > 0).sum()) for axis in (0, 1))
+    assert 29 <= rows <= 32
+
+
+def test_a_way_wanders_by_degrees() -> None:
+    for seed in range(6):
+        kernel = motion_kernel(MotionBlurParams((29.0,), (0.0,), (5.0,), (0.0,), (seed,)), 0)
+        assert int((kernel.sum(1) > 0).sum()) < 10
+
+
+def test_an_unsteady_hand_stays_longer_in_some_places() -> None:
+    kernel = motion_kernel(MotionBlurParams((21.0,), (0.0,), (0.0,), (0.8,), (5,)), 0)
+    along = kernel.sum(0)
+    inner = along[along > 0][2:-2]
+    assert inner.max() > 1.5 * inner.min()
+
+
 def test_disc() -> None:
     kernel = disc(4.0, 1.0)
     k = kernel.shape[0] // 2
@@ -75,6 +97,15 @@ def test_averaged_frames_lie_on_an_arc_around_the_middle_one() -> None:
     line = torch.arange(kernel.shape[0], dtype=torch.float64) - middle
     y, x = (line[:, None] * kernel).sum(), (line * kernel).sum()
     assert torch.hypot(y, x) > 0.5  # there is more way after the middle frame than before it
+    # A quarter of a circle: half of its length each way, and both ends to the side that it bends to.
+    three = frame_kernel(FrameAverageParams((20.0,), (0.0,), (90.0,), (0.0,), (3,), (1.0,)), 0)
+    line = torch.arange(three.shape[0], dtype=torch.float64) - three.shape[0] // 2
+    radius = 20 / (math.pi / 2)
+    assert float((line[:, None] * three).sum()) == pytest.approx(2 / 3 * radius * (1 - math.sqrt(0.5)))
+    assert float((line.abs() * three).sum()) == pytest.approx(2 / 3 * radius * math.sqrt(0.5))
+    ahead = frame_kernel(FrameAverageParams((20.0,), (0.0,), (0.0,), (0.2,), (3,), (1.0,)), 0)
+    middle = ahead.shape[0] // 2
+    assert ahead[middle, [middle - 8, middle, middle + 12]].tolist() == pytest.approx([1 / 3] * 3)
     straight = frame_kernel(FrameAverageParams((12.0,), (0.0,), (0.0,), (0.0,), (13,), (1.0,)), 0)
     assert straight[straight.shape[0] // 2].tolist() == pytest.approx([0.0] + [1 / 13] * 13 + [0.0])
 

@@ -23,8 +23,9 @@ def test_given_depth_follows_the_scattering_model() -> None:
 
 
 def test_drawn_ground_is_far_at_the_top() -> None:
-    depth = outdoor_depth(torch.zeros(3, 32, 32), haze())[0]
+    depth = outdoor_depth(torch.zeros(3, 33, 32), haze())[0]
     assert depth[0].mean() == pytest.approx(1.2)
+    assert depth[16].mean() == pytest.approx(0.2 + 0.5**1.5)  # most of the way lies near the horizon
     assert depth[-1].mean() == pytest.approx(0.2)
     assert (depth.diff(dim=0) <= 1e-6).all()
 

@@ -67,6 +67,21 @@ def test_camera_noise_follows_light_and_gain(correlation: float) -> None:
         assert noise.std((0, 2, 3)).tolist() == pytest.approx(expected, rel=0.06)
 
 
+def test_gain_is_on_what_is_read_in_the_dark_too() -> None:
+    clean = torch.full((1, 3, 160, 160), 0.5, dtype=torch.float64)
+    params = CameraNoiseParams((0.0,), (0.005,), ((2.0, 1.0, 1.5),), (0.0,), (11,))
+    noise = to_linear(CameraNoise().apply(clean, params)) - to_linear(clean)
+    assert noise.std((0, 2, 3)).tolist() == pytest.approx([0.01, 0.005, 0.0075], rel=0.03)
+
+
+def test_drawn_sensors_follow_the_measured_line() -> None:
+    drawn = CameraNoise().draw(rng(), 3000)
+    shot, read = torch.tensor([drawn.shot, drawn.read], dtype=torch.float64)
+    off = (read**2).log() - (2.18 * shot.log() + 1.20)
+    assert off.mean().item() == pytest.approx(0, abs=0.02)
+    assert off.std().item() == pytest.approx(0.26, abs=0.02)
+
+
 def test_the_noise_of_light_stays_out_of_the_dark_at_the_other_border() -> None:
     clean = torch.full((1, 3, 64, 4000), 0.1, dtype=torch.float64)
     clean[:, :, :32] = 0.9

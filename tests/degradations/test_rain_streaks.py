@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from pellucid.degradations.rain_streaks import RainStreaks, RainStreaksParams, draw_streaks
+from pellucid.degradations.rain_streaks import (
+    RainStreaks,
+    RainStreaksParams,
+    _drops,
+    draw_streaks,
+    streak_kernel,
+)
 from pellucid.errors import InputError
 
 
@@ -65,9 +71,33 @@ def test_given_streaks_replace_the_drawn_ones() -> None:
 
 
 def test_veil_grays_the_picture() -> None:
-    clean = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])[:1]
-    veiled = RainStreaks().apply(clean, rain(0, veil=0.25), torch.zeros(1, 1, 8, 8))
-    assert torch.allclose(veiled, torch.full_like(veiled, 0.2))
+    for level, expected in ((0.0, 0.2), (1.0, 0.95)):
+        clean = torch.full((1, 3, 8, 8), level)
+        veiled = RainStreaks().apply(clean, rain(0, veil=0.25), torch.zeros(1, 1, 8, 8))
+        assert torch.allclose(veiled, torch.full_like(veiled, expected))
+
+
+def test_gusts_move_the_rain_and_hardly_change_how_much_there_is() -> None:
+    plane = torch.zeros(1)
+    even, gusty = (
+        _drops((1024, 1024), 0.02, clumping, torch.Generator().manual_seed(0), plane) > 0
+        for clumping in (0.0, 1.0)
+    )
+    assert even.float().mean().item() == pytest.approx(0.02, rel=0.03)
+    assert 0.6 < gusty.float().mean() / even.float().mean() < 1.2
+
+
+def test_a_streak_out_of_focus_is_wider_and_has_the_same_light() -> None:
+    sharp, soft = (streak_kernel(0.0, 60.0, 2.0, blur) for blur in (0.0, 2.0))
+    assert soft.max() < 0.6 * sharp.max()
+    assert soft[soft.shape[0] // 2].sum() == pytest.approx(float(sharp[sharp.shape[0] // 2].sum()), rel=0.01)
+
+
+def test_layers_further_back_are_dimmer() -> None:
+    params = RainStreaks().draw(torch.Generator().manual_seed(1), 24)
+    assert any(len(row) > 1 for row in params.brightness)
+    for row in params.brightness:
+        assert list(row) == pytest.approx([row[0] * 0.8**layer for layer in range(len(row))])
 
 
 def test_layers_must_agree() -> None:
