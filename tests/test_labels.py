@@ -1,3 +1,4 @@
+import itertools
 import math
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pellucid.labels import (
     measure_strength,
     strange_pictures,
     validation_pictures,
+    validation_shards,
     with_drawn,
 )
 from pellucid.models.recognizer import SCALES
@@ -41,6 +43,15 @@ def test_drawings_that_the_data_hold_are_half_of_what_is_drawn(tmp_path: Path, w
     assert torch.equal((bank.picture(3) * 255).round().byte(), torch.from_numpy(drawing(1)).permute(2, 0, 1))
     few = with_drawn(load_shards(tmp_path, "train"), 1).banks["drawn"]  # none is left out
     assert few.names == ("0.png", "1.png", "drawn/0")
+
+
+def test_no_drawing_is_both_trained_and_validated_on(shards: Path, monkeypatch):
+    monkeypatch.setattr("pellucid.labels.VALIDATION_DRAWN", 6)
+    pictures = load_shards(shards, "val")
+    training = with_drawn(pictures, 6).banks["drawn"].clean_pictures()
+    validation = validation_shards(pictures).banks["drawn"].clean_pictures()
+    for one, other in itertools.product(training, list(validation)):
+        assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("gray", [0, 1])
@@ -106,6 +117,31 @@ def test_pairs_keep_their_pixels_and_lie_on_jpegs_grid_as_files_do(dark):
     rows = torch.arange(200.0)[None, :, None].expand(3, 200, 200)
     tops = [pictures._region(rows, rng(seed), native=True)[0, 0, 0].item() for seed in range(60)]
     assert 30 < sum(top % 8 == 0 for top in tops) < 60
+
+
+def test_half_are_mirrored_and_half_of_what_is_no_pair_is_reduced(dark):
+    pictures, ramp = (
+        LabelledPictures(dark, [Task("low_light", 1, "low_light_pairs")], 40),
+        torch.arange(200.0),
+    )
+    ramp = (ramp / 199).expand(3, 200, 200)
+    pairs, others = (
+        [pictures._region(ramp, rng(seed), native=native)[0, 0] for seed in range(60)]
+        for native in (True, False)
+    )
+    for rows in (pairs, others):
+        assert 20 < sum(bool(row[0] > row[-1]) for row in rows) < 40  # mirrored
+    pairs, others = ([199 * float(row.amax() - row.amin()) for row in rows] for rows in (pairs, others))
+    assert pairs == pytest.approx([39] * 60, abs=1e-3)
+    assert 20 < sum(width > 45 for width in others) < 40
+    assert 80 < max(others) < 100
+
+
+def test_rain_that_is_to_be_drawn_is_drawn(banks):
+    task, planes = Task("rain", 1, "clean", "rain_streaks"), torch.full((1, 3, 40, 40), 0.3)
+    for seed in range(6):
+        drawn = degrade_labelled(task, planes, rng(seed), {})
+        assert torch.equal(degrade_labelled(task, planes, rng(seed), banks.banks).picture, drawn.picture)
 
 
 def test_what_degrades_a_picture_is_known_though_its_file_had_a_history(banks):
