@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pellucid import labels
-from pellucid.data import load_shards
+from pellucid.data import Shards, load_shards
 from pellucid.diagnosis import Recognizer, calibrate
+from pellucid.evaluate import recognition
 from pellucid.evaluate.recognition import (
     Judged,
     calibrate_network,
@@ -17,6 +18,7 @@ from pellucid.evaluate.recognition import (
     evaluate_recognizer,
     f1,
     fit_platt,
+    judge,
     reliability,
     score,
 )
@@ -72,6 +74,11 @@ def test_logits_about_which_nothing_is_known_stay_as_they_are():
     assert fit_platt(torch.randn(5, 2), torch.full((5, 2), NAN)) == ((1.0, 1.0), (0.0, 0.0))
 
 
+def test_what_is_always_there_is_not_taken_for_certain():
+    _, (offset,) = fit_platt(torch.zeros(200, 1), torch.ones(200, 1))
+    assert 1 < offset < 6
+
+
 def test_platt_finds_slope_and_offset():
     """Labels drawn with known slope and offset: both come back, and the error of calibration falls."""
     rng = torch.Generator().manual_seed(0)
@@ -115,6 +122,45 @@ def test_scores_are_taken_from_the_odd_pictures_alone():
     assert scores["sigma_error"]["gaussian"] == pytest.approx(0.1, abs=1e-3)
     assert scores["rows"]["clean"]["nothing wrong"] == scores["rows"]["clean"]["n"] == 10
     assert scores["rows"]["noise_25"]["degraded"] == 10
+
+
+def test_strengths_are_compared_where_they_show_single_and_mixed_apart():
+    pictures = judged()
+    rows = tuple("composite_2" if i % 8 == 1 else row for i, row in enumerate(pictures.rows))
+    strengths, truths = pictures.strengths.clone(), pictures.truths.clone()
+    strengths[1::8, 0] = SCALES["noise"].encode(30.0)
+    truths[3::4, 0] = 0.5  # too faint to be seen, so absent
+    scores = score(
+        replace(pictures, rows=rows, strengths=strengths, truths=truths),
+        replace(RecognizerConfig(), familiar=9.0),
+    )
+    assert scores["sigma_error"] == pytest.approx(
+        {"gaussian": 0.1, "single": 0.1, "composite": 0.5}, abs=1e-3
+    )
+    noise = scores["kinds"]["noise"]
+    assert [noise[part]["absolute_error"] for part in ("single", "composite")] == pytest.approx(
+        [2, 10], abs=0.01
+    )
+
+
+def test_each_kind_has_a_calibration_error_of_its_own():
+    pictures, other = judged(), KINDS[1]
+    logits = pictures.logits.clone()
+    logits[:, 1] = 3  # said with 95 %, and nowhere there
+    scores = score(replace(pictures, logits=logits), replace(RecognizerConfig(), familiar=9.0))
+    errors = [scores["kinds"][kind]["calibration_error"] for kind in ("noise", other)]
+    assert errors == pytest.approx([0.0474, 0.9526], abs=1e-3)
+    assert scores["worst_kind_calibration_error"] == errors[1]
+
+
+def test_a_short_look_asks_of_clean_pictures_whether_they_are_said_to_be(monkeypatch):
+    pictures = judged()
+    logits = pictures.logits.clone()
+    logits[2, -1] = -1  # one of the 20
+    monkeypatch.setattr(recognition, "ask", lambda *_: replace(pictures, logits=logits))
+    assert judge(RecognizerNetwork(RecognizerConfig(crop=32)), Shards({}, "none"))[
+        "clean_said_clean"
+    ] == pytest.approx(0.95)
 
 
 def test_calibration_is_taken_from_the_even_pictures_alone():
