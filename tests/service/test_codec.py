@@ -1,11 +1,18 @@
 import asyncio
+import hashlib
 import os
 import signal
+import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pellucid.arrays import image_from_array
+from pellucid.codec import pool
+from pellucid.codec.pool import CodecLimits, CodecPool
+from pellucid.codec.wire import Message, receive
 from pellucid.errors import (
     EncoderError,
     ImageTooLargeError,
@@ -13,7 +20,7 @@ from pellucid.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
-from pellucid.image_io import decode_image, encode_image
+from pellucid.image_io import decode_image, encode_image, read_image
 from pellucid.service.codec import Codec
 from pellucid.service.settings import Settings
 
@@ -139,3 +146,78 @@ def test_one_that_died_while_idle_costs_nobody_anything(picture, until):
         return process(codec) != pid
 
     assert use(die) == (True, [])
+
+
+def test_a_process_does_so_many_tasks_and_is_replaced(picture, monkeypatch):
+    monkeypatch.setattr(pool, "_TASKS", 2)
+
+    async def ask(codec):
+        pids: list[int] = []
+        for _ in range(3):
+            pids += [process(codec)] if codec.pool._workers else []
+            await codec.header(picture())
+        return pids, len(codec.pool._workers)
+
+    (pids, alive), deaths = use(ask)
+    assert len(set(pids)) == 1 and len(pids) == 2 and alive == 1
+    assert not deaths
+
+
+def test_a_picture_beyond_the_limit_is_refused_by_its_header(picture):
+    async def ask(codec):
+        with pytest.raises(ImageTooLargeError, match="60 x 40 pixels; the limit is 2,399"):
+            await codec.header(picture())
+
+    use(ask, max_pixels=60 * 40 - 1)
+    assert use(lambda codec: codec.header(picture()), max_pixels=60 * 40)[0].width == 60
+
+
+def test_a_file_read_elsewhere_is_known_as_one_read_here(picture, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(picture())
+    codec = CodecPool(CodecLimits(1, 60, 2**30, 10**6, 2**20))
+    try:
+        file = codec.read(path, 10**6).result()
+        assert file is not None and file.image.source == read_image(path).source
+        assert file.image.source.file == read_image(path).source.file is not None
+        assert file.sha256 == hashlib.sha256(picture()).hexdigest()
+        assert codec.read(path, 60 * 40 - 1).result() is None
+    finally:
+        codec.stop()
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (struct.pack(">I", 2**20 + 1), "a head of 1048577 bytes"),
+        (b'{"head": {}, "blobs": [6, 6]}', "blobs of 12 bytes, of 10 allowed"),
+        (b'{"head": {}, "blobs": [12, -5]}', "blobs of 7 bytes, of 10 allowed"),
+    ],
+)
+def test_a_message_takes_no_more_memory_than_it_may(sent, said):
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, sent if len(sent) == 4 else struct.pack(">I", len(sent)) + sent + b"0" * 12)
+        os.close(writing)
+        with pytest.raises(ValueError, match=said):
+            receive(reading, 10)
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize("name", ["reason", "annotations", "ValueError", "no_such_name"])
+def test_a_process_may_name_no_error_but_those_of_pellucid(name):
+    with pytest.raises(UnreadableImageError, match="told"):
+        pool._without_error(Message({"error": name, "message": "told"}), UnreadableImageError)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes aren't confined")
+def test_a_process_may_write_no_file_and_take_no_more_memory(picture):
+    async def look(codec):
+        await codec.header(picture())
+        rows = Path(f"/proc/{process(codec)}/limits").read_text(encoding="ascii").splitlines()
+        return {row[:26].strip(): row[26:].split()[:2] for row in rows}
+
+    limits, _ = use(look)
+    assert limits["Max file size"] == limits["Max core file size"] == ["0", "0"]
+    assert "unlimited" not in limits["Max address space"]
