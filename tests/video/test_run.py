@@ -224,6 +224,15 @@ def test_what_the_format_cannot_hold_is_told(unguarded, tmp_path):
     assert report.not_copied == ["audio aac (stream 1)"]
 
 
+@pytest.mark.parametrize(("codec", "pixel_format"), [("libx264rgb", "rgb24"), ("png", "rgba")])
+def test_a_film_in_rgb_keeps_its_colors_and_transparency_is_told(unguarded, codec, pixel_format, tmp_path):
+    source = write_film(tmp_path / "film.mov", pictures(2), codec=codec, pixel_format=pixel_format)
+    report = restore_video(unguarded, source, tmp_path / "out.mov", strength=Strength(0))
+    before, after = (np.mean(read_film(path)[0], (0, 1, 2)) for path in (source, tmp_path / "out.mov"))
+    assert np.abs(after - before).max() < 1  # gray levels of red, green and blue
+    assert report.not_copied == (["transparency"] if pixel_format == "rgba" else [])
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("target", [".mp4", ".mkv"])
 def test_the_last_frame_lasts_as_long_as_the_others(unguarded, suffix, target, tmp_path):

@@ -151,6 +151,7 @@ def describe(stream: Any, first: Any) -> Film:
     space, transfer = int(first.colorspace), int(first.color_trc)
     name = first.format.name
     guessed = 1 if height >= 720 else 5  # as players do: BT.709 for high definition, else BT.601
+    matrix = _MATRICES.get(space, guessed)
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     frames = stream.frames
     if not frames and stream.duration:
@@ -165,9 +166,14 @@ def describe(stream: Any, first: Any) -> Film:
         pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
         rate=rate,
         time_base=stream.time_base,
-        matrix=_MATRICES.get(space, guessed),
+        matrix=matrix,
         full_range=int(first.color_range) == _FULL_RANGE or name.startswith("yuvj"),
-        colors=(int(codec.color_primaries), transfer, space, int(first.color_range)),
+        colors=(
+            int(codec.color_primaries),
+            transfer,
+            space or matrix,
+            int(first.color_range),
+        ),  # RGB is written as YUV
         hdr=transfer in _HDR,
     )
 
@@ -378,6 +384,8 @@ def check_copies(source: Path, film: Film, suffix: str) -> list[str]:
             pictures = result.add_stream(encoder_for(film, suffix), rate=film.rate)
             pictures.width, pictures.height, pictures.pix_fmt = film.width, film.height, "yuv420p"
             dropped = _add_others(result, container, stream, suffix)[1]
+            if any(part.is_alpha for part in av().VideoFormat(film.pixel_format, 2, 2).components):
+                dropped.append("transparency")
             # VP9 and AV1 don't hold it, and PyAV can't tell WebM.
             if suffix == ".webm" and film.pixel_aspect != 1:
                 dropped.append(f"aspect {film.pixel_aspect} of a pixel")
