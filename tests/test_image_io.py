@@ -668,6 +668,13 @@ def tiff_with(tag: int, value: int, instead_of: int = 274) -> bytes:
     return bytes(data)
 
 
+def with_a_selection() -> bytes:
+    """A TIFF with a channel beside its colors that is no alpha."""
+    data = bytearray(make(noise(0, (4, 4), 4, "uint8")).tiffsave_buffer())
+    exif.set_tag(data, 338, 0)
+    return bytes(data)
+
+
 BAD: list[tuple[str, Callable[[], bytes], type[InputError], str]] = [
     ("text.jpg", lambda: b"Dear diary, today\n" * 9, UnreadableImageError, "is not a picture"),
     ("empty.png", lambda: b"", UnreadableImageError, "is empty"),
@@ -739,6 +746,12 @@ BAD: list[tuple[str, Callable[[], bytes], type[InputError], str]] = [
         lambda: tiff_with(0x0315, 3, instead_of=277),
         UnsupportedImageError,
         "1 channels of multiband",
+    ),
+    (
+        "selection.tif",
+        with_a_selection,
+        UnsupportedImageError,
+        "no alpha",
     ),
     ("raw.nef", lambda: tiff_with(254, 1), UnsupportedImageError, "camera raw"),
     ("raw.dng", lambda: tiff_with(50706, 0x0104), UnsupportedImageError, "camera raw"),

@@ -9,7 +9,8 @@ from pellucid.errors import UnreadableImageError, UnsupportedImageError
 from pellucid.image_io import _exif as exif
 from pellucid.image_io._formats import FILM, FOREIGN, MAGIC, MATROSKA, READABLE
 
-_DNG_VERSION, _SUBFILE_TYPE, _BITS, _SAMPLE_FORMAT = 50706, 254, 258, 339
+_DNG_VERSION, _SUBFILE_TYPE, _BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 50706, 254, 258, 338, 339
+_ALPHA = (1, 2)  # of extra samples: associated or not; 0 is anything else
 _SRGB_LIKE, _P3 = (1, 2, 5, 6), 12  # color primaries, ITU-T H.273 table 2
 _PQ_AND_HLG = (16, 18)  # transfer characteristics, ITU-T H.273 table 3
 
@@ -157,6 +158,11 @@ def _tiff(stream: BinaryIO, name: str) -> Facts:
         raise UnsupportedImageError(
             f"{name} stores {bits}-bit {sort} samples; expected 8- or 16-bit unsigned or 32-bit "
             "floating-point ones. Convert it first."
+        )
+    if _EXTRA_SAMPLES in tags and exif.integer(tags[_EXTRA_SAMPLES], order) not in _ALPHA:
+        raise UnsupportedImageError(
+            f"{name} has a channel beside its colors that is no alpha (a saved selection, or infrared); "
+            "expected colors with or without alpha. Save it without that channel first."
         )
     unit = exif.integer(tags.get(exif.RESOLUTION_UNIT), order) or 2
     states_resolution = exif.X_RESOLUTION in tags and unit != 1  # 1: a mere ratio of the sides
