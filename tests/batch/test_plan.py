@@ -30,6 +30,15 @@ def test_what_is_done_stays(pair):
     assert judge(*pair, NOW, overwrite=True) == "asked"
 
 
+def test_what_is_done_in_place_is_not_restored_twice(pair):
+    _, target, entry = pair
+    assert judge(target, target, entry, NOW, overwrite=True) == "done"
+    assert judge(target, target, entry, "others", overwrite=True) == "asked"
+    assert judge(target, target, replace(entry, state="failed"), NOW, overwrite=True) == "asked"
+    target.write_bytes(b"put back")
+    assert judge(target, target, entry, NOW, overwrite=True) == "asked"
+
+
 def test_a_touched_input_is_known_by_its_bytes(pair):
     source, target, entry = pair
     os.utime(source, (1, 1))

@@ -179,6 +179,16 @@ def test_failures_are_listed_and_tried_again_when_asked(run, options, folder, tm
     assert run("restore", folder, "-o", out, *options).code == 0  # it is another file now
 
 
+def test_what_could_not_be_written_is_tried_again_unasked(run, options, folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sub").write_bytes(b"a file where the folder should be")
+    again = ("restore", folder, "-o", out, *options)
+    assert "2 restored, 1 failed" in run(*again).err
+    (out / "sub").unlink()
+    assert "1 restored, 0 failed" in run(*again).err
+
+
 def test_an_output_stays_known_where_replacing_it_failed(run, options, folder, tmp_path):
     again = ("restore", folder, "-o", tmp_path / "out", *options)
     assert run(*again).code == 0

@@ -55,7 +55,7 @@ def judge(
         source, target: of the picture.
         entry: what the journal knows.
         settings_hash: of this run.
-        overwrite: everything is asked for, whatever lies there.
+        overwrite: everything is asked for, whatever lies there, but what these settings gave in place.
         retry_failed: what failed before is tried again.
         broken_since: when a run that was killed began with this picture, in seconds since 1970.
     """
@@ -77,8 +77,8 @@ def judge(
         return "asked" if overwrite else "taken"
     if entry is None:
         return "new"
-    if overwrite:
-        return "asked"
+    if overwrite and not (in_place and entry.settings == settings_hash and entry.state != "failed"):
+        return "asked"  # in place, what these settings gave would be restored twice
     if entry.settings != settings_hash:
         return "settings"
     if entry.state == "failed":

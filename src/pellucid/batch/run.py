@@ -190,8 +190,11 @@ class Batch:
             elif self._untouched == "link":
                 link_image(job.source, job.target, overwrite=overwrite)
         except OSError as error:
-            sentence = f"{job.target} can't be written: {error.strerror}. Check permissions and free space."
-            return Outcome(job, "failed", error=InputError(sentence))
+            refusal = InputError(
+                f"{job.target} can't be written: {error.strerror}. Check permissions and free space."
+            )
+            refusal.__cause__ = error
+            return Outcome(job, "failed", error=refusal)
         except PellucidError as error:
             return Outcome(job, "failed", error=error)
         seconds = report.seconds | {"read": claimed.read_seconds, "write": time.perf_counter() - start}
@@ -200,6 +203,8 @@ class Batch:
     def _record(self, outcome: Outcome, claimed: "_Claimed") -> None:
         if claimed.input is None:  # it vanished before it was read: nothing to know it again by
             return
+        if isinstance(outcome.error and outcome.error.__cause__, OSError):
+            return  # a full disk's fault, say, not the picture's: the next run tries again
         # A failure leaves an earlier output as it is, and known.
         state = FileState.of(claimed.job.target)
         ours = outcome.job.reason in ("changed", "settings", "retry") or state == claimed.earlier
