@@ -2,6 +2,7 @@ import base64
 import json
 import struct
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -172,6 +173,12 @@ def test_requests_that_are_refused(client, query, headers, status, words, pictur
     assert reply.status_code == status, reply.text
     assert reply.headers["content-type"] == "application/problem+json"
     assert words in reply.json()["detail"]
+
+
+def test_a_form_needs_no_room_on_the_disk(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    reply = client.post("/v1/restore", files={"image": ("a.png", bytes(1_500_000))})
+    assert (reply.status_code, "not a picture" in reply.json()["detail"]) == (422, True), reply.text
 
 
 def test_a_form_without_a_file(client, picture):

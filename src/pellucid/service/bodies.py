@@ -135,6 +135,7 @@ async def _counted(request: Request, settings: Settings) -> AsyncGenerator[bytes
 
 async def _read_form(request: Request, settings: Settings) -> Upload:
     parser = MultiPartParser(request.headers, _counted(request, settings), max_files=1, max_fields=8)
+    parser.spool_max_size = settings.max_bytes  # in memory, as a body without a form
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, UnicodeError) as error:
