@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.events import EventData
 
 from pellucid.app.desk import Desk, Options, Session, Step
@@ -391,7 +392,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _only_uploads(block: gr.blocks.Block) -> Any:
+def _only_uploads(block: Block) -> Any:
     """Gradio's way to take a file, but for addresses: it would fetch what a browser names."""
     take = block.async_move_resource_to_block_cache
 
