@@ -53,6 +53,14 @@ def test_looking_tells_what_is_wrong(client, photo):
     assert "cat.jpg, 128 × 96 pixels, waits" in status
 
 
+def test_all_that_was_dropped_goes_with_the_browser(client, running, photo):
+    before = files_below(running.desk.folder)
+    client.predict([handle_file(photo(seed=7)), handle_file(photo(seed=8))], api_name="/look")
+    assert sum(path.name == "cat.jpg" for path in files_below(running.desk.folder) - before) >= 2
+    running.desk.leave(client.session_hash)
+    assert not [path for path in files_below(running.desk.folder) - before if path.suffix == ".jpg"]
+
+
 def test_hostile_files_get_a_sentence(client, photo, tmp_path):
     cases = {
         "cut.jpg": photo().read_bytes()[:700],

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,11 +221,16 @@ class Session:
         self._stop, self._runs = threading.Event(), 0
         self._run: threading.Thread | None = None
         self._sources: dict[str, Path] = {}
+        self._given = set[str]()
 
     @property
     def running(self) -> bool:
         """Whether a run is under way."""
         return self._run is not None and self._run.is_alive()
+
+    def receive(self, files: Iterable[str | os.PathLike[str]]) -> None:
+        """Note files that the browser sent, whatever it does with them: `close` removes them."""
+        self._given.update(map(os.fspath, files))
 
     def look(self, file: str | os.PathLike[str]) -> Looked:
         """Read a picture and say what is wrong with it.
@@ -367,13 +372,13 @@ class Session:
         return target
 
     def was_given(self, file: str) -> bool:
-        """Whether this is one of its sources."""
-        return file in self._sources
+        """Whether its browser sent this file."""
+        return file in self._given
 
     def close(self) -> None:
         """Stop, and remove all files, those that the browser sent too."""
         self.cancel()
-        for original in map(Path, self._sources):
+        for original in map(Path, self._given):
             sent = original.is_relative_to(self.desk.folder) and str(original) not in self.desk.kept
             if sent and not self.desk.was_sent_to_others(str(original), self):
                 original.unlink(missing_ok=True)
@@ -387,6 +392,7 @@ class Session:
     def _take(self, file: str | os.PathLike[str]) -> Path:
         """The session's own name for a file, which others may remove."""
         key = os.fspath(file)
+        self.receive([key])
         if key not in self._sources:
             with _on_disk():
                 own = Path(tempfile.mkdtemp(prefix="picture-", dir=self.folder)) / Path(key).name

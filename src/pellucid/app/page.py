@@ -172,8 +172,10 @@ class Page:
         if not files:
             examples = {self.examples: gr.update(visible=True)}
             return self._blank() | examples | {self.status: _paragraph(self.words["status_empty"])}
+        session = self._session(request)
+        session.receive(files)
         try:
-            looked = self._session(request).look(files[0])
+            looked = session.look(files[0])
         except PellucidError as error:
             return self._blank() | {self.status: _alert(str(error))}
         key = "status_looked" if len(files) == 1 else "status_looked_many"
