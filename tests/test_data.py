@@ -388,6 +388,20 @@ def test_pictures_are_read_upright_as_evaluation_reads_them(
     assert float((pixels.float() - upright.float()).abs().max()) <= 2  # two decoders of JPEG
 
 
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_floating_point_is_read_as_evaluation_reads_it(tmp_path: Path, library: str, bands: int) -> None:
+    if library == "Pillow" and bands > 1:
+        pytest.skip("Pillow reads no floating-point colors")
+    samples = np.random.default_rng(0).random((17, 23, bands), dtype=np.float32)
+    interpretation = "b-w" if bands == 1 else "srgb"
+    image = pyvips.Image.new_from_array(samples).copy(interpretation=interpretation)
+    image.write_to_file(str(tmp_path / "a.tif"))
+    pixels = read_image(tmp_path / "a.tif").pixels.permute(1, 2, 0) * 255
+    read = read_rgb8(tmp_path / "a.tif")
+    assert read.shape == (17, 23, 3) and read.dtype == torch.uint8
+    assert float((read.float() - pixels).abs().max()) <= 0.51
+
+
 def test_written_pixels_are_read_back(tmp_path: Path, library: str) -> None:
     pixels = torch.randint(256, (3, 17, 23), generator=rng(), dtype=torch.uint8).permute(1, 2, 0)
     for _ in range(2):  # the second time it replaces the first

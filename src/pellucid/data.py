@@ -309,6 +309,8 @@ def _pair_key(path: str) -> str:
 def read_rgb8(path: Path) -> Tensor:
     """A picture, upright, as (H, W, 3) uint8, by libvips; by Pillow where that is missing, and bitmaps.
 
+    Floating-point samples are encoded values in [0, 1], as `image_io.read_image` takes them.
+
     Raises:
         UnreadableImageError: not a picture, or cut short.
     """
@@ -320,7 +322,11 @@ def read_rgb8(path: Path) -> Tensor:
         return _read_rgb8_with_pillow(path)
     try:
         image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
-        colors = image.colourspace("srgb")[:3]
+        if image.format in ("float", "double"):  # which libvips would take for linear light
+            bands = [0, 1, 2] if image.bands >= 3 else [0, 0, 0]
+            colors = (image[0].bandjoin([image[b] for b in bands[1:]]) * 255).round("rint").cast("uchar")
+        else:
+            colors = image.colourspace("srgb")[:3]
         if image.get_typeof("orientation"):
             colors = colors.copy_memory().autorot()
         return torch.from_numpy(colors.numpy().copy())
@@ -338,7 +344,11 @@ def _read_rgb8_with_pillow(path: Path) -> Tensor:
 
     try:
         with pillow.open(path) as image:
-            return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F":  # gray floating point, which Pillow would cut to 0 and 1
+                gray = np.rint(np.clip(np.asarray(upright), 0, 1) * 255).astype(np.uint8)
+                return torch.from_numpy(gray)[..., None].repeat(1, 1, 3)
+            return torch.from_numpy(np.array(upright.convert("RGB")))
     except (OSError, SyntaxError) as error:
         raise UnreadableImageError(f"{path} can't be decoded ({error}). Get the file again.") from error
 
