@@ -1,17 +1,22 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from typer.testing import CliRunner
 
+import pellucid
 from pellucid import write_image
 from pellucid.arrays import image_from_array
+from pellucid.cli import create_app
 from pellucid.data import center_crop
 from pellucid.errors import ImageTooLargeError, InputError, UnknownNameError, UnreadableImageError
 from pellucid.evaluate import add_noise, evaluate_denoising, evaluate_pairs
@@ -62,6 +67,16 @@ def test_pairs_agree_with_scikit_image(pairs, small_weights):
     assert result.n == 2
     assert result.weights_sha256 == restorer.weights_sha256
     assert [p.name for p in result.pictures] == ["a.tif", "b.x.tif"]
+
+
+def test_the_guides_example_gives_the_commands_numbers(pairs, monkeypatch, capsys):
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text("utf-8")
+    example = re.findall(r"^network = .*\n|^print\(evaluate_pairs.*\n", guide, re.MULTILINE)
+    monkeypatch.chdir(pairs)
+    exec("".join(example).replace('"pairs"', '"."'), {"pellucid": pellucid, "evaluate_pairs": evaluate_pairs})
+    psnr = float(capsys.readouterr().out)
+    done = CliRunner().invoke(create_app(), ["evaluate", "--data", ".", "--model", "daair_s.5task", "--json"])
+    assert json.loads(done.stdout)["output"]["psnr"] == pytest.approx(psnr, abs=1e-9)
 
 
 def test_equal_pictures_give_valid_json(pairs):
