@@ -243,6 +243,7 @@ ROW = {"path": "a.png", "split": "train", "role": "clean", "sha256": "0" * 64}
         (json.dumps({"files": [{"path": "a.png"}]}), "a.png lacks role, sha256, split"),
         (json.dumps({"files": [{**ROW, "role": "rain-streak"}]}), "a.png lacks gt"),
         (json.dumps({"files": [{**ROW, "split": "vall"}]}), "a.png: There is no split called 'vall'"),
+        (json.dumps({"files": [{**ROW, "role": "Clean"}]}), "a.png: There is no role called 'Clean'"),
         (json.dumps({"files": [{**ROW, "sha256": None}]}), "sha256 of a.png is None; expected a text"),
         (
             json.dumps({"files": [{**ROW, "depth_scale": "x"}]}),

@@ -41,6 +41,15 @@ PAIR_ROLES = {
     "camera_noise_pairs": ("noise-gt", "noise-noisy"),
     "haze_pairs": ("haze-gt", "haze-hazy"),
 }
+# roles of the splits that are read here; "haze-clean" is what a "haze-depth" names as its `rgb`
+ROLES = (
+    "clean",
+    "drawing",
+    "rain-streak",
+    "haze-depth",
+    "haze-clean",
+    *(r for p in PAIR_ROLES.values() for r in p),
+)
 SPLITS = ("train", "val", "test", "demo", "any")  # the first two are read here
 # of a file's fields in the manifest
 _TYPES: dict[str, Any] = dict.fromkeys(("path", "split", "role", "sha256", "gt", "rgb"), str)
@@ -257,6 +266,8 @@ def _read_manifest(root: Path) -> list[dict[str, Any]]:
                     raise ValueError(f"{key} of {file['path']} is {value!r}; expected {expected}")
             if file["split"] not in SPLITS:
                 raise ValueError(f"{file['path']}: " + unknown_name("split", file["split"], list(SPLITS)))
+            if file["split"] in ("train", "val") and file["role"] not in ROLES:
+                raise ValueError(f"{file['path']}: " + unknown_name("role", file["role"], list(ROLES)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(
             f"{root} is no shard folder: its manifest.json can't be read ({reason(error)}). "
