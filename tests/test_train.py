@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -28,7 +29,7 @@ from pellucid.models.daair import DaAIR
 from pellucid.models.dfpir import DFPIR
 from pellucid.recipe import Recipe
 from pellucid.train import PANEL_SIDE, train, validate
-from pellucid.training_run import IMITATED, Progress, RunFolder, learning_rate_at
+from pellucid.training_run import IMITATED, Progress, RunFolder, RunLog, learning_rate_at
 
 RECIPE = Recipe(
     name="tiny",
@@ -487,6 +488,26 @@ def test_a_full_disk_is_told_and_leaves_no_half_state(photos: Path, tmp_path: Pa
     with pytest.raises(TrainingError, match=r"can't be written: I/O error: No space left .* with --resume"):
         train(replace(RECIPE, steps=1), photos, tmp_path / "run", device="cpu")
     assert not list((tmp_path / "run").rglob("*.safetensors*"))
+
+
+def test_a_disk_without_room_for_the_panel_ends_no_training(tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(_: pyvips.Image, file: str) -> None:
+        Path(file).write_bytes(b"half")
+        raise pyvips.Error("unable to call VipsForeignSavePngFile", "No space left on device")
+
+    monkeypatch.setattr(pyvips.Image, "write_to_file", full)
+    (tmp_path / "panel.png").write_bytes(b"the last one")
+    RunLog(tmp_path).show_panel(torch.zeros(3, 16, 16))
+    assert "panel.png can't be written (" in capsys.readouterr().err
+    assert (tmp_path / "panel.png").read_bytes() == b"the last one"
+    assert not list(tmp_path.glob(".panel*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full disk")
+def test_a_disk_without_room_for_the_log_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(TrainingError, match=r"log.jsonl can't be written: No space left .* with --resume"):
+        RunLog(tmp_path).write(step=1, loss=0.5)
 
 
 def test_what_a_resumed_run_changes_is_said_and_stands_in_its_weights(

@@ -368,6 +368,9 @@ def write_rgb8(pixels: Tensor, path: Path) -> None:
     """Write (H, W, 3) uint8 as a picture, in the format that the suffix names; replaces a file.
 
     With the library that `read_rgb8` takes.
+
+    Raises:
+        OSError: it can't be written; what lies there may be cut short.
     """
     array = pixels.contiguous().numpy()
     try:
@@ -375,7 +378,10 @@ def write_rgb8(pixels: Tensor, path: Path) -> None:
     except ImportError:
         _pillow().fromarray(array).save(path)
     else:
-        pyvips.Image.new_from_array(array).write_to_file(str(path))
+        try:
+            pyvips.Image.new_from_array(array).write_to_file(str(path))
+        except pyvips.Error as error:
+            raise OSError(str(error).strip().splitlines()[-1]) from error
 
 
 def _pillow() -> Any:

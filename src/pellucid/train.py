@@ -97,7 +97,7 @@ def train(
         OutputExistsError: the folder holds a run and `resume` is false.
         CheckpointError: `start_from` or the saved state can't be used.
         InputError: there is no such device, or no time.
-        TrainingError: another process of the run ended, or the state can't be saved.
+        TrainingError: another process of the run ended, or the state or the log can't be written.
         RecipeError: the folder holds another recipe's run, the data don't serve the
             recipe, the weights are not finite anymore, or Fabric is missing.
     """

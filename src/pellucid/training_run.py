@@ -26,10 +26,13 @@ from torch.optim.swa_utils import AveragedModel
 from pellucid import __version__, compute
 from pellucid.checkpoint import save_tensors
 from pellucid.data import Shards, write_rgb8
-from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError, reason
 from pellucid.recipe import Recipe
 
 ENDED = 128 + signal.SIGTERM  # exit code of a process that was asked to end, as shells have it
+_FREE_SPACE = (
+    "Free some space or look at the permissions, then go on from the last saved state with --resume."
+)
 IMITATED = (
     "This processor has no bf16 arithmetic and would imitate it many times slower; float32 takes its place."
 )
@@ -261,10 +264,7 @@ def save_state(
     try:
         save_tensors(tensors, file, {"run": json.dumps(header)})
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{file} can't be written: {error}. Free some space or look at the permissions, then go on from "
-            "the last saved state with --resume."
-        ) from error
+        raise TrainingError(f"{file} can't be written: {error}. {_FREE_SPACE}") from error
 
 
 def load_state(
@@ -331,12 +331,20 @@ class RunLog:
             print(line, file=sys.stderr, flush=True)
 
     def write(self, *, step: int, **values: Any) -> None:
-        """A line of `log.jsonl`; numbers go to TensorBoard, too."""
+        """A line of `log.jsonl`; numbers go to TensorBoard, too.
+
+        Raises:
+            TrainingError: it can't be written.
+        """
         self.step = step
         if self.silent:
             return
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        path = self.folder / "log.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise TrainingError(f"{path} can't be written: {reason(error)}. {_FREE_SPACE}") from error
         if self.board is not None:
             for name, value in values.items():
                 if isinstance(value, float):
@@ -351,10 +359,16 @@ class RunLog:
                 self.board.add_scalar(f"psnr/{kind}", row["output"], self.step)
 
     def show_panel(self, panel: Tensor) -> None:
-        """Rows of degraded, restored, clean: (3, H, W) in [0, 1]."""
+        """Rows of degraded, restored, clean: (3, H, W) in [0, 1]. A disk without room for them is told."""
         if self.board is not None:
             self.board.add_image("panel", panel, self.step)
-        write_rgb8((panel * 255).round().byte().permute(1, 2, 0), self.folder / "panel.png")
+        file, beside = self.folder / "panel.png", self.folder / ".panel.png"
+        try:
+            write_rgb8((panel * 255).round().byte().permute(1, 2, 0), beside)
+            beside.replace(file)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            self.say(f"{file} can't be written ({reason(error)}); the training goes on without it.")
 
     def end(self, step: int) -> NoReturn:
         """Say that a run that was asked to end has saved this step, and leave the process."""
