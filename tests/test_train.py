@@ -526,20 +526,52 @@ def test_what_a_resumed_run_changes_is_said_and_stands_in_its_weights(
 
 
 def test_a_resumed_run_keeps_its_minutes_unless_it_gets_others_or_other_steps() -> None:
-    progress = Progress()
-    assert progress.go_on(RECIPE, "data", 5.0) == (5.0, [])
-    assert progress.go_on(RECIPE, "data", None) == (5.0, [])
+    progress = Progress(step=3)
+    assert progress.go_on(RECIPE, "data", 5.0) == (RECIPE, 5.0, [])
+    assert progress.go_on(RECIPE, "data", None) == (RECIPE, 5.0, [])
     assert progress.go_on(RECIPE, "data", 6.0) == (
+        RECIPE,
         6.0,
-        ["From step 0 on: the budget in minutes was 5.0, is 6.0."],
+        ["From step 3 on: the budget in minutes was 5.0, is 6.0."],
     )
     assert progress.go_on(RECIPE, "more", None) == (
+        RECIPE,
         6.0,
-        ["From step 0 on: the training pictures are others."],
+        ["From step 3 on: the training pictures are others."],
     )
-    minutes, changes = progress.go_on(replace(RECIPE, steps=9), "more", None)
+    assert progress.go_on(RECIPE, "more", None, steps=RECIPE.steps) == (
+        RECIPE,
+        None,
+        ["From step 3 on: the budget in minutes was 6.0, is None."],
+    )
+    progress.go_on(RECIPE, "more", 6.0)
+    _, minutes, changes = progress.go_on(replace(RECIPE, steps=9), "more", None)
     assert minutes is None
     assert len(changes) == 2
+
+
+def test_a_resumed_run_keeps_its_steps() -> None:
+    progress = Progress()
+    longer = replace(RECIPE, steps=9)
+    assert progress.go_on(RECIPE, "data", None, steps=9) == (longer, None, [])
+    progress.step = 7
+    assert progress.go_on(RECIPE, "data", None) == (longer, None, [])
+    assert len(progress.parts) == 1
+
+
+def test_what_makes_no_step_is_not_in_the_provenance(photos: Path, tmp_path: Path, capsys) -> None:
+    train(RECIPE, photos, tmp_path / "run", device="cpu", steps=2)
+    other = replace(RECIPE, seed=7)
+    weights = train(other, photos, tmp_path / "run", device="cpu", steps=1, resume=True)
+    assert "Nothing is left to do: 2 of 1 steps are over." in capsys.readouterr().err
+    provenance = Checkpoint.read(weights).provenance
+    assert (provenance["steps"], provenance["recipe"]["steps"], provenance["seed"]) == (2, 2, 0)
+    assert "parts" not in provenance
+
+
+def test_minutes_and_steps_contradict_each_other(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"5 minutes and 3 steps; expected one of the two"):
+        train(RECIPE, photos, tmp_path / "run", device="cpu", minutes=5, steps=3)
 
 
 def test_a_run_that_is_asked_to_end_saves_its_last_step(photos: Path, tmp_path: Path, monkeypatch) -> None:

@@ -63,6 +63,7 @@ def train(
     *,
     validation_data: str | Path | None = None,
     minutes: float | None = None,
+    steps: int | None = None,
     resume: bool = False,
     start_from: str | Path | None = None,
     validate_every: float = 15.0,
@@ -83,6 +84,7 @@ def train(
         run_folder: made if missing; an existing run is only continued with `resume`.
         minutes: wall-clock budget of the whole run, resumed parts counted; it replaces the recipe's `steps`
             as the length of the schedule. May be changed at each resume; a run resumed without keeps its own.
+        steps: optimizer steps of the whole run, in place of the recipe's; kept and changed as `minutes` are.
         resume: go on from the folder's last saved state.
         start_from: checkpoint whose weights a new run starts with (its optimizer starts fresh).
         validate_every, save_every: minutes.
@@ -96,7 +98,7 @@ def train(
     Raises:
         OutputExistsError: the folder holds a run and `resume` is false.
         CheckpointError: `start_from` or the saved state can't be used.
-        InputError: there is no such device, or no time.
+        InputError: there is no such device, no time, or both minutes and steps are given.
         TrainingError: another process of the run ended, or the state or the log can't be written.
         RecipeError: the folder holds another recipe's run, the data don't serve the
             recipe, the weights are not finite anymore, or Fabric is missing.
@@ -105,7 +107,7 @@ def train(
     spec = models.get(recipe.model)
     if not spec.restores:
         raise RecipeError(f"{recipe.model} restores nothing; it is trained by pellucid.train_recognizer.")
-    check_times(minutes, save_every, validate_every)
+    check_times(minutes, save_every, validate_every, steps)
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // processes
@@ -152,14 +154,14 @@ def train(
     progress = Progress()
     if resume:
         progress = load_state(run.state, recipe, network, average, optimizer)
-    minutes, changes = progress.go_on(recipe, training.data_hash, minutes)
+    recipe, minutes, changes = progress.go_on(recipe, training.data_hash, minutes, steps)
 
     def keep() -> None:
         check_weights(network, progress.step)
         if not fabric.is_global_zero:
             return
         save_state(run.state, recipe, network, average, optimizer, progress)
-        provenance = provenance_of(recipe, progress, training, validation, fabric.device) | {
+        provenance = provenance_of(recipe, progress, validation, fabric.device) | {
             "validation": progress.scores,
             KEY: None if trained_on is None else trained_on.to_dict(),
         }
@@ -211,7 +213,7 @@ def train(
         next_save, next_validation = (progress.seconds + 60 * m for m in (save_every, validate_every))
         with _telling_of_a_lost_process(fabric, run.path), watching_for_the_end() as is_asked_to_end:
             while True:
-                done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
+                done = progress.done(recipe, minutes)
                 if done >= 1:
                     break
                 learning_rate = learning_rate_at(recipe, progress.step, done)

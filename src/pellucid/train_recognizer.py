@@ -61,6 +61,7 @@ def train_recognizer(
     run_folder: str | Path,
     *,
     minutes: float | None = None,
+    steps: int | None = None,
     resume: bool = False,
     start_from: str | Path | None = None,
     validate_every: float = 15.0,
@@ -79,6 +80,7 @@ def train_recognizer(
         data: shard folder with its `manifest.json`.
         run_folder: made if missing; an existing run is only continued with `resume`.
         minutes: wall-clock budget of the whole run, resumed parts counted, in place of the recipe's `steps`.
+        steps: optimizer steps of the whole run, in place of the recipe's; a resumed run keeps both.
         resume: go on from the folder's last saved state.
         start_from: checkpoint whose weights a new run starts with.
         validate_every, save_every: minutes.
@@ -91,7 +93,7 @@ def train_recognizer(
         OutputExistsError: the folder holds a run and `resume` is false.
         CheckpointError: `start_from` can't be used, or the saved state is damaged.
         TrainingError: the state can't be saved.
-        InputError: there is no such device, or no time.
+        InputError: there is no such device, no time, or both minutes and steps are given.
         RecipeError: the model restores pictures, the folder holds a run of another recipe or network,
             the data don't serve the recipe, or the weights are not finite anymore.
     """
@@ -100,7 +102,7 @@ def train_recognizer(
         raise RecipeError(
             f"The recipe trains {recipe.model}, which restores pictures; expected a recognizer."
         )
-    check_times(minutes, save_every, validate_every)
+    check_times(minutes, save_every, validate_every, steps)
     place = training_device(device)
     run = RunFolder(Path(run_folder))
     resume = run.check(resume=resume)
@@ -122,7 +124,7 @@ def train_recognizer(
     progress = Progress()
     if resume:
         progress = load_state(run.state, recipe, network, average, optimizer)
-    minutes, changes = progress.go_on(recipe, training.data_hash, minutes)
+    recipe, minutes, changes = progress.go_on(recipe, training.data_hash, minutes, steps)
 
     def keep() -> None:
         check_weights(network, progress.step)
@@ -130,7 +132,7 @@ def train_recognizer(
         publish()
 
     def publish() -> None:
-        provenance = provenance_of(recipe, progress, training, validation, place)
+        provenance = provenance_of(recipe, progress, validation, place)
         Checkpoint.from_network(recipe.model, average.module, provenance).write(
             run.weights, dtype=torch.float16
         )
@@ -153,7 +155,7 @@ def train_recognizer(
         recent: list[Tensor] = []
         with watching_for_the_end() as is_asked_to_end:
             for x, presence, strengths in _loader(drawn, itertools.count(progress.step), processes - 1):
-                done = progress.seconds / (60 * minutes) if minutes else progress.step / recipe.steps
+                done = progress.done(recipe, minutes)
                 if done >= 1:
                     break
                 for group in optimizer.param_groups:

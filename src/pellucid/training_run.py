@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,7 +48,8 @@ class Progress:
         seconds: spent in the loop over all its parts.
         scores: of the last validation.
         parts: what it was trained by, the first part first: the step before the part, the recipe, the hash of
-            the data, and the budget in minutes, if it has one. A part ends where a resumed run changes one.
+            the data, and the minutes or steps that were given as its budget, if any. A part ends where a
+            resumed run changes one.
     """
 
     step: int = 0
@@ -57,20 +58,35 @@ class Progress:
     scores: dict[str, Any] = field(default_factory=dict[str, Any])
     parts: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
-    def go_on(self, recipe: Recipe, data_hash: str, minutes: float | None) -> tuple[float | None, list[str]]:
-        """Begin, or go on with what is given now; the budget, and a sentence for each change.
+    def done(self, recipe: Recipe, minutes: float | None) -> float:
+        """The share of the budget that is used: of the minutes, or without them of the recipe's steps."""
+        return self.seconds / (60 * minutes) if minutes else self.step / recipe.steps
 
-        A run that was given minutes keeps them when it is resumed without, unless it gets other steps.
+    def go_on(
+        self, recipe: Recipe, data_hash: str, minutes: float | None, steps: int | None = None
+    ) -> tuple[Recipe, float | None, list[str]]:
+        """Begin, or go on with what is given now: the recipe, the budget, and a sentence for each change.
+
+        A run that was given minutes or steps keeps them when it is resumed with neither; minutes not, where
+        the recipe has other steps. A run that has nothing left to do gets no new part.
         """
+        last = self.parts[-1] if self.parts else None
+        if last and minutes is None and steps is None:
+            steps = last.get("steps")
+            if recipe.steps == last["recipe"]["steps"]:
+                minutes = last["minutes"]
+        if steps is not None:
+            recipe = replace(recipe, steps=steps)
         plain: dict[str, Any] = json.loads(json.dumps(recipe.to_dict()))  # as a saved state has it
         part = {"from_step": self.step, "recipe": plain, "training_data_sha256": data_hash}
-        if not self.parts:
-            self.parts.append(part | {"minutes": minutes})
-            return minutes, []
-        last = self.parts[-1]
+        part |= {"minutes": minutes, "steps": steps}
+        if last is None:
+            self.parts.append(part)
+            return recipe, minutes, []
+        if self.done(recipe, minutes) >= 1:
+            spent = f"{minutes:g} minutes" if minutes else f"{self.step} of {recipe.steps} steps"
+            return recipe, minutes, [f"Nothing is left to do: {spent} are over."]
         before = last["recipe"]
-        if minutes is None and plain["steps"] == before["steps"]:
-            minutes = last["minutes"]
         differing = [key for key in plain if plain[key] != before.get(key)]
         changed = [f"{key} was {before.get(key)}, is {plain[key]}" for key in differing if key != "tasks"]
         if "tasks" in differing:
@@ -80,8 +96,10 @@ class Progress:
         if minutes != last["minutes"]:
             changed.append(f"the budget in minutes was {last['minutes']}, is {minutes}")
         if changed:
-            self.parts.append(part | {"minutes": minutes})
-        return minutes, [f"From step {self.step} on: {words}." for words in changed]
+            self.parts.append(part)
+        else:
+            last["steps"] = steps
+        return recipe, minutes, [f"From step {self.step} on: {words}." for words in changed]
 
 
 @dataclass(frozen=True)
@@ -168,12 +186,18 @@ def watching_for_the_end() -> Generator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def check_times(minutes: float | None, save_every: float, validate_every: float) -> None:
-    """Refuse a budget and intervals, in minutes, that can't be kept.
+def check_times(
+    minutes: float | None, save_every: float, validate_every: float, steps: int | None = None
+) -> None:
+    """Refuse a budget, in minutes or optimizer steps, and intervals, in minutes, that can't be kept.
 
     Raises:
-        InputError: not above zero and finite; intervals below zero, or NaN.
+        InputError: not above zero and finite, or both; intervals below zero, or NaN.
     """
+    if minutes is not None and steps is not None:
+        raise InputError(f"The budget is {minutes} minutes and {steps} steps; expected one of the two.")
+    if steps is not None and steps < 1:
+        raise InputError(f"The budget is {steps} steps; expected one or more.")
     if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"The budget is {minutes} minutes; expected more than zero.")
     if not (save_every >= 0 and validate_every >= 0):  # so written, NaN is refused too
@@ -223,17 +247,18 @@ def training_device(name: str) -> torch.device:
 
 
 def provenance_of(
-    recipe: Recipe, progress: Progress, training: Shards, validation: Shards, device: torch.device
+    recipe: Recipe, progress: Progress, validation: Shards, device: torch.device
 ) -> dict[str, Any]:
-    """What a checkpoint says of the run that made it, as plain values."""
+    """What a checkpoint says of the run that made it, as plain values; by its last part, which trained."""
+    last = progress.parts[-1]
     return {
-        "recipe": recipe.to_dict(),
+        "recipe": last["recipe"],
         **({"parts": progress.parts} if len(progress.parts) > 1 else {}),
         "steps": progress.step,
         "samples": progress.samples,
         "hours": round(progress.seconds / 3600, 3),
-        "seed": recipe.seed,
-        "training_data_sha256": training.data_hash,
+        "seed": last["recipe"]["seed"],
+        "training_data_sha256": last["training_data_sha256"],
         "validation_data_sha256": validation.data_hash,
         "pellucid": __version__,
         "torch": torch.__version__,

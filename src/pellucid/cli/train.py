@@ -31,10 +31,16 @@ def train(
         Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Wall-clock budget of the whole run, instead of the recipe's steps.")
+        float | None,
+        typer.Option(
+            help="Wall-clock budget of the whole run, instead of the recipe's steps; kept by --resume."
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimizer steps, instead of the recipe's.")
+        int | None,
+        typer.Option(
+            min=1, help="Optimizer steps of the whole run, instead of the recipe's; kept by --resume."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last saved state.")] = False,
     start_from: Annotated[
@@ -60,16 +66,12 @@ def train(
 
     A recognizer is trained in one process, while the others draw pictures, and calibrated at the end.
     """
-    from dataclasses import replace
-
     from pellucid import models
     from pellucid.recipe import load_recipe
     from pellucid.train import train as run_training
     from pellucid.train_recognizer import train_recognizer
 
     loaded = load_recipe(recipe)
-    if steps is not None:
-        loaded = replace(loaded, steps=steps)
     if test:
         _check_leaks({task.source for task in loaded.tasks}, data, test, allow_leak)
     if not models.get(loaded.model).restores:
@@ -84,6 +86,7 @@ def train(
             data,
             run or Path("runs") / loaded.name,
             minutes=minutes,
+            steps=steps,
             resume=resume,
             start_from=start_from,
             validate_every=validate_every,
@@ -100,6 +103,7 @@ def train(
         run or Path("runs") / loaded.name,
         validation_data=validation,
         minutes=minutes,
+        steps=steps,
         resume=resume,
         start_from=start_from,
         validate_every=validate_every,
