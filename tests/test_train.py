@@ -19,12 +19,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import pellucid
-from pellucid import checkpoint
+from pellucid import checkpoint, weights
 from pellucid import train as training
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task, load_shards, read_rgb8
 from pellucid.datasets.training_pictures import TrainingPictures
-from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError
+from pellucid.errors import (
+    CheckpointError,
+    InputError,
+    OutputExistsError,
+    RecipeError,
+    TrainingError,
+    UnknownNameError,
+)
 from pellucid.models.daair import DaAIR
 from pellucid.models.dfpir import DFPIR
 from pellucid.recipe import Recipe
@@ -600,6 +607,17 @@ def test_start_from_starts_with_these_weights(whole: Path, photos: Path, tmp_pat
     before, after = (Checkpoint.read(file).tensors for file in (whole / "weights.safetensors", weights))
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert all(".controller.expert." in name for name in changed), "only what follows others may move"
+
+
+def test_start_from_takes_the_name_of_shipped_weights(photos: Path, tmp_path: Path) -> None:
+    shipped = weights.find("daair_s.5task")
+    first = Checkpoint.read(shipped.path)
+    recipe = replace(RECIPE, steps=1, learning_rate=1e-12, final_learning_rate=0.0, config=first.config)
+    trained = Checkpoint.read(train(recipe, photos, tmp_path / "run", device="cpu", start_from=shipped.name))
+    same = [name for name in first.tensors if torch.equal(trained.tensors[name], first.tensors[name])]
+    assert len(same) > len(first.tensors) / 2
+    with pytest.raises(UnknownNameError, match=r"daair_s\.5task"):
+        train(recipe, photos, tmp_path / "other", device="cpu", start_from="daair_s.5tasks")
 
 
 # What is refused

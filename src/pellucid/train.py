@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pellucid import datasets, models
+from pellucid import datasets, models, weights
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
@@ -86,7 +86,8 @@ def train(
             as the length of the schedule. May be changed at each resume; a run resumed without keeps its own.
         steps: optimizer steps of the whole run, in place of the recipe's; kept and changed as `minutes` are.
         resume: go on from the folder's last saved state.
-        start_from: checkpoint whose weights a new run starts with (its optimizer starts fresh).
+        start_from: name of embedded weights, or path of a checkpoint, that a new run starts with; its
+            optimizer starts fresh.
         validate_every, save_every: minutes.
         validation_limit: pictures per kind while training; the last validation takes `FINAL_LIMIT`.
         device: "auto", "cpu" or "cuda".
@@ -325,7 +326,8 @@ def _panel_tile(x: Tensor) -> Tensor:
 
 def _read_start(path: str | Path, spec: ModelSpec, config: Any) -> Checkpoint:
     """A checkpoint, which must be of the structure `spec` with the numbers `config`."""
-    checkpoint = Checkpoint.read(path)
+    file = weights.find(path)
+    checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
     if checkpoint.model != spec.name:
         raise CheckpointError(
             f"{path} holds a {checkpoint.model}; the recipe trains {spec.name}. "

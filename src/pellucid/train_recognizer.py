@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from pellucid import models
+from pellucid import models, weights
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import load_shards
 from pellucid.errors import RecipeError
@@ -82,7 +82,7 @@ def train_recognizer(
         minutes: wall-clock budget of the whole run, resumed parts counted, in place of the recipe's `steps`.
         steps: optimizer steps of the whole run, in place of the recipe's; a resumed run keeps both.
         resume: go on from the folder's last saved state.
-        start_from: checkpoint whose weights a new run starts with.
+        start_from: name of embedded weights, or path of a checkpoint, that a new run starts with.
         validate_every, save_every: minutes.
         validation_limit: pictures per row while training; the end takes all.
         device: "auto", "cpu" or "cuda".
@@ -114,7 +114,8 @@ def train_recognizer(
     config = spec.config_from({**asdict(spec.config), **recipe.config})
     network: Any = spec.build(config)
     if start_from and not resume:
-        network.load_state_dict(Checkpoint.read(start_from).build().state_dict())
+        file = weights.find(start_from)
+        network.load_state_dict(Checkpoint.read(file.path, sha256=file.sha256).build().state_dict())
     network.to(place)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay

@@ -44,7 +44,8 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last saved state.")] = False,
     start_from: Annotated[
-        Path | None, typer.Option(help="Checkpoint whose weights a new run starts with.")
+        str | None,
+        typer.Option(help="Weights that a new run starts with: a name from `pellucid models`, or a path."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     processes: Annotated[
