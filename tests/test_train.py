@@ -581,12 +581,16 @@ def test_minutes_and_steps_contradict_each_other(photos: Path, tmp_path: Path) -
         train(RECIPE, photos, tmp_path / "run", device="cpu", minutes=5, steps=3)
 
 
-def test_a_run_that_is_asked_to_end_saves_its_last_step(photos: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(DaAIR, "after_step", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_end_saves_its_last_step(
+    photos: Path, tmp_path: Path, monkeypatch, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr(DaAIR, "after_step", lambda _: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as ended:
         train(RECIPE, photos, tmp_path / "run", device="cpu", save_every=60)
-    assert ended.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert ended.value.code == 128 + number
+    assert signal.getsignal(number) == before
     assert Checkpoint.read(tmp_path / "run" / "weights.safetensors").provenance["steps"] == 1
 
 

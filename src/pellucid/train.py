@@ -253,7 +253,7 @@ def train(
                 (progress.seconds, ends), last = fabric.broadcast((seconds, is_asked_to_end())), now
                 if ends:
                     keep()
-                    log.end(progress.step)
+                    log.end(progress.step, ends)
                 if progress.step % LOG_EVERY == 0:
                     tell(done)
                 if progress.seconds >= next_validation:

@@ -7,6 +7,7 @@ ends with the same bits.
 import itertools
 import json
 import math
+import signal
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -176,9 +177,9 @@ def train_recognizer(
                 progress.samples += recipe.batch
                 now = time.monotonic()
                 progress.seconds, last = progress.seconds + now - last, now
-                if is_asked_to_end():
+                if ends := is_asked_to_end():
                     keep()
-                    log.end(progress.step)
+                    log.end(progress.step, ends)
                 if progress.step % LOG_EVERY == 0:
                     entropy, error = torch.stack(recent).mean(0).tolist()
                     recent.clear()
@@ -219,7 +220,14 @@ class _Drawn(Dataset[tuple[Tensor, Tensor, Tensor]]):
 def _loader(batches: Dataset[tuple[Tensor, Tensor, Tensor]], indices: Iterable[int], workers: int) -> Any:
     """The batches of some indices, made by other processes if there are any."""
     order: Any = indices
-    return DataLoader(batches, batch_size=None, sampler=order, num_workers=workers)
+    return DataLoader(
+        batches, batch_size=None, sampler=order, num_workers=workers, worker_init_fn=_leave_interrupts
+    )
+
+
+def _leave_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the one that trains saves its step and ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _features(network: Any, x: Tensor, count: int, rng: torch.Generator) -> Tensor:

@@ -29,7 +29,6 @@ from pellucid.data import Shards, write_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError, reason
 from pellucid.recipe import Recipe
 
-ENDED = 128 + signal.SIGTERM  # exit code of a process that was asked to end, as shells have it
 _FREE_SPACE = (
     "Free some space or look at the permissions, then go on from the last saved state with --resume."
 )
@@ -164,26 +163,37 @@ class RunFolder:
 
 
 @contextmanager
-def watching_for_the_end() -> Generator[Callable[[], bool]]:
-    """Gives a function that says whether the process was asked to end (SIGTERM); asked again, it ends.
+def watching_for_the_end() -> Generator[Callable[[], int]]:
+    """Gives a function that says by which signal the process was asked to end (SIGTERM or SIGINT), or 0.
 
-    A scheduler asks before it kills, so that a run can save its last step. Only the main thread can be asked.
+    A scheduler asks before it kills, a person by Ctrl-C, so that a run can save its last step; asked again,
+    it ends. Only the main thread can be asked, and SIGINT that is ignored stays so.
     """
-    asked = False
+    asked = 0
 
-    def note(*_: object) -> None:
+    def note(number: int, *_: object) -> None:
         nonlocal asked
-        asked = True
-        signal.signal(signal.SIGTERM, before)
+        asked = number
+        give_back()
+
+    def give_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
-    before = signal.signal(signal.SIGTERM, note) or signal.SIG_DFL
+    before = {
+        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    if before[signal.SIGINT] == signal.SIG_IGN:
+        del before[signal.SIGINT]
+    for number in before:
+        signal.signal(number, note)
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        give_back()
 
 
 def check_times(
@@ -395,11 +405,11 @@ class RunLog:
             beside.unlink(missing_ok=True)
             self.say(f"{file} can't be written ({reason(error)}); the training goes on without it.")
 
-    def end(self, step: int) -> NoReturn:
-        """Say that a run that was asked to end has saved this step, and leave the process."""
+    def end(self, step: int, number: int) -> NoReturn:
+        """Say that a run that was asked to end, by a signal, has saved this step, and leave the process."""
         self.say(f"Asked to end: step {step} is saved. Go on from it with --resume.")
         self.close()
-        raise SystemExit(ENDED)
+        raise SystemExit(128 + number)  # as shells have it
 
     def close(self) -> None:
         """Write what is buffered."""
