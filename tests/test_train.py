@@ -712,6 +712,15 @@ def test_what_can_not_be_done_leaves_no_folder(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_several_machines_need_a_scheduler(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    for name in training.STARTED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(training, "_launch_fabric", lambda *_: pytest.fail("it waits for the other machine"))
+    recipe = replace(RECIPE, lots=2)
+    with pytest.raises(InputError, match=r"no scheduler has started .* See docs/distributed\.md"):
+        train(recipe, photos, tmp_path / "run", device="cpu", nodes=2)
+
+
 def test_a_gpu_that_is_not_there(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no device 'cuda'"):
         train(RECIPE, photos, tmp_path / "run", device="cuda")

@@ -27,7 +27,7 @@ from pellucid import datasets, models, weights
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
-from pellucid.errors import CheckpointError, RecipeError, TrainingError
+from pellucid.errors import CheckpointError, InputError, RecipeError, TrainingError
 from pellucid.labels import with_drawn
 from pellucid.losses import picture_errors
 from pellucid.metrics.psnr_rgb import psnr_rgb
@@ -53,6 +53,7 @@ FINAL_LIMIT = 20  # pictures per kind in the last validation: all real pairs, an
 PANEL_SIDE = 256
 LOG_EVERY = 100  # steps
 PATIENCE = timedelta(hours=6)  # of processes that wait while the first hashes pictures or validates
+STARTED = {"SLURM_NTASKS", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR"}  # set where a scheduler starts machines
 DRAWN = 180  # training pictures that are no photographs, where a recipe asks for them
 
 
@@ -99,7 +100,8 @@ def train(
     Raises:
         OutputExistsError: the folder holds a run and `resume` is false.
         CheckpointError: `start_from` or the saved state can't be used.
-        InputError: there is no such device, no time, or both minutes and steps are given.
+        InputError: there is no such device, no time, both minutes and steps are given, or there are
+            several nodes that no scheduler has started.
         TrainingError: another process of the run ended, or the state or the log can't be written.
         RecipeError: the folder holds another recipe's run, the data don't serve the
             recipe, the weights are not finite anymore, or Fabric is missing.
@@ -112,6 +114,11 @@ def train(
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // processes
+    elif nodes > 1 and not STARTED & set(os.environ):
+        raise InputError(
+            f"{nodes} machines are to train, but no scheduler has started this process on one of them: the "
+            "variables of SLURM or torchrun are not set. See docs/distributed.md, or leave --nodes out."
+        )
     world = processes * nodes
     if recipe.lots % world:
         raise RecipeError(
