@@ -58,3 +58,9 @@ def test_refuses_unknown_parts() -> None:
     for values in ({"parts": [["haze"]]}, {"parts": 3}, [], {"parts": [[{"name": "haze"}]]}):
         with pytest.raises(InputError):
             CompositeParams.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("names", [("composite",), ("jpeg", "jpeg")])
+def test_operators_of_one_kind_or_without_a_place_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=f"of the kinds {', '.join(names)}; expected different ones of haze"):
+        Composite(tuple(degradations.get(name) for name in names))

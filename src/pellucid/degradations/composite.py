@@ -61,6 +61,9 @@ class Composite(Degradation):
     Args:
         operators: the operators that every picture gets; none: two or three kinds by chance, and of each kind
             one of the registered operators.
+
+    Raises:
+        InputError: operators of one kind, or of a kind that has no place in `ORDER`.
     """
 
     name = "composite"
@@ -68,6 +71,12 @@ class Composite(Degradation):
     params_type = CompositeParams
 
     def __init__(self, operators: tuple[Degradation, ...] | None = None) -> None:
+        kinds = [operator.kind for operator in operators or ()]
+        if not set(kinds) <= set(ORDER) or len(set(kinds)) < len(kinds):
+            raise InputError(
+                f"A composite's operators are of the kinds {', '.join(kinds)}; expected different ones of "
+                f"{', '.join(ORDER)}. A new kind gets its place in ORDER of degradations/composite.py."
+            )
         self.operators = operators
 
     def draw(self, rng: torch.Generator, n: int) -> CompositeParams:
