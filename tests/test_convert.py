@@ -539,6 +539,13 @@ def test_command_looks_at_the_file_before_it_asks_for_codes(target, tmp_path):
     assert "picture.png is neither a PyTorch file nor whole safetensors" in str(result.exception)
 
 
+def test_command_looks_whether_it_is_dfpirs_before_it_asks_for_codes(target, tmp_path):
+    save_file({"w": torch.zeros(3)}, tmp_path / "plain.safetensors")
+    result = run(tmp_path / "plain.safetensors", "-o", target)
+    assert isinstance(result.exception, CheckpointError)
+    assert "--prompt-codes" not in str(result.exception)
+
+
 def test_command_passes_errors_on(codes, target, tmp_path):
     (tmp_path / "notes.txt").write_text("just a text, which is no checkpoint")
     result = run(tmp_path / "notes.txt", "-o", target, "--prompt-codes", codes)

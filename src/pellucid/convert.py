@@ -79,6 +79,8 @@ def convert_file(
     inputs = [source] if prompt_codes is None or prompt_codes == "clip" else [source, Path(prompt_codes)]
     _check_target(target, inputs, overwrite)
     state_dict = read_state_dict(source)
+    theirs = _without_prefix(state_dict)
+    _check_tensors(theirs, official_shapes(_read_config(theirs), _code_dim(theirs)))
     if prompt_codes is None:
         raise InputError(
             "DFPIR's weights alone don't say how a prompt shuffles; the prompts' text codes are needed too. "
@@ -125,7 +127,7 @@ def convert_dfpir(state_dict: Mapping[str, Tensor], codes: Tensor, names: Sequen
     """
     theirs = _without_prefix(state_dict)
     config = _read_config(theirs)
-    code_dim = _shape(theirs, r"\w+\.linear_layer1\.weight", 2)[1]
+    code_dim = _code_dim(theirs)
     _check_tensors(theirs, official_shapes(config, code_dim))
     if codes.ndim != 2 or 0 in codes.shape or codes.shape[1] != code_dim or codes.dtype not in FLOATS:
         raise InputError(
@@ -172,6 +174,10 @@ def _without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while tensors and all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     return tensors
+
+
+def _code_dim(theirs: Mapping[str, Tensor]) -> int:
+    return _shape(theirs, r"\w+\.linear_layer1\.weight", 2)[1]
 
 
 def _read_config(theirs: Mapping[str, Tensor]) -> DFPIRConfig:
