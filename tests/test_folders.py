@@ -103,3 +103,14 @@ def test_a_training_by_folders_needs_no_validation(root: Path, write_shards: Cal
         "t", "daair_s", (RAIN,), mixing="counted", patch=16, batch=4, steps=2, precision="32-true"
     )
     assert train(recipe, root, root / "run", device="cpu").is_file()
+
+
+def test_training_says_what_is_missing_of_a_set(root: Path, tmp_path: Path, capsys) -> None:
+    (root / "rain100l/gt/norain-2.png").unlink()
+    recipe = Recipe("tiny", "daair_s", (RAIN, NOISE), patch=16, batch=4, steps=1, precision="32-true")
+    train(recipe, root, tmp_path / "run", device="cpu")
+    said = capsys.readouterr().err
+    assert (
+        f"rain100l: 1 of 200 pairs. See why with: pellucid data verify rain100l {root / 'rain100l'}" in said
+    )
+    assert "bsd400: 3 of 400 pictures. See why with:" in said

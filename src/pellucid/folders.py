@@ -5,7 +5,7 @@ Shards (`pellucid.data.load_shards`) are read once and stay in memory; the field
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pellucid import datasets
-from pellucid.data import LEAST_SIDE, PictureBank, Shards, Task, center_crop, read_rgb8
+from pellucid.data import LEAST_SIDE, Bank, PictureBank, Shards, Task, center_crop, read_rgb8
 from pellucid.datasets.verify import find_pairs
 from pellucid.errors import InputError, RecipeError, UnknownNameError
 
@@ -128,6 +128,20 @@ def load_folders(root: str | Path, tasks: Sequence[Task], split: str = "train") 
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise RecipeError(f"{len(faults)} fault{'s' * (len(faults) > 1)} of the data:{listed}")
     return Shards(banks, hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest())
+
+
+def incomplete(banks: Mapping[str, Bank], root: str | Path, split: str = "train") -> list[str]:
+    """A sentence for each data set that gives another number of pictures or pairs than the field counts."""
+    sentences: list[str] = []
+    for source in (name for name in banks if name in datasets.names()):
+        counted = datasets.load_manifest(source).splits[split]
+        what, expected = ("pairs", counted.degraded) if counted.degraded else ("pictures", counted.clean)
+        if expected and len(banks[source]) not in expected:
+            sentences.append(
+                f"{source}: {len(banks[source]):,} of {' or '.join(f'{n:,}' for n in expected)} {what}. "
+                f"See why with: pellucid data verify {source} {_below(Path(root), source)}"
+            )
+    return sentences
 
 
 def _below(root: Path, source: str) -> Path:

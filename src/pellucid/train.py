@@ -127,10 +127,12 @@ def train(
         )
     run = RunFolder(Path(run_folder))
     resume = run.check(resume=resume)
+    lacking: list[str] = []
     if any(task.source in datasets.names() for task in recipe.tasks):
-        from pellucid.folders import load_folders  # needs libvips, which shards can do without
+        from pellucid.folders import incomplete, load_folders  # needs libvips, which shards can do without
 
         training = load_folders(data, recipe.tasks)
+        lacking = incomplete(training.banks, data)
     else:
         training, validation_data = load_shards(data, "train"), validation_data or data
         if any(task.source == "drawn" for task in recipe.tasks):
@@ -193,8 +195,8 @@ def train(
             f"{fabric.world_size} x {torch.get_num_threads()} threads, {precision}; "
             f"from step {progress.step}"
         )
-        for change in changes:
-            log.say(change)
+        for sentence in (*lacking, *changes):
+            log.say(sentence)
         if not validation.banks:
             log.say("Nothing is validated on: no folder of shards with validation pictures is given.")
         trained_on = None
