@@ -230,7 +230,7 @@ class Session:
 
     def receive(self, files: Iterable[str | os.PathLike[str]]) -> None:
         """Note files that the browser sent, whatever it does with them: `close` removes them."""
-        self._given.update(map(os.fspath, files))
+        self._given.update(os.fspath(file) for file in files)
 
     def look(self, file: str | os.PathLike[str]) -> Looked:
         """Read a picture and say what is wrong with it.
