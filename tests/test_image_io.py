@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -271,7 +272,7 @@ def check_row_by_row(stored: bytes, suffix: str, expected: ImageBuffer, written:
         patch.setattr(scratch, "TRIM_BYTES", 1500)  # bands of a few rows
         source, target = folder / f"source{suffix}", folder / f"target{suffix}"
         source.write_bytes(stored)
-        buffer = read_image(source, folder=folder)
+        buffer = read_image(source, create=partial(scratch.create, dtype=torch.float32, folder=folder))
         assert torch.equal(buffer.pixels, expected.pixels)
         assert buffer.source == expected.source
         if expected.alpha is not None and buffer.alpha is not None:
@@ -919,7 +920,8 @@ def test_a_private_picture_is_private_while_it_is_written(
     image = IMAGE
     if folder is not None:
         (tmp_path / "in.png").write_bytes(small("png"))
-        image = read_image(tmp_path / "in.png", folder=tmp_path)
+        create = partial(scratch.create, dtype=torch.float32, folder=tmp_path)
+        image = read_image(tmp_path / "in.png", create=create)
     write_image(image, path, overwrite=True)
     assert modes == [0o600]
 

@@ -16,14 +16,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pellucid import compute, engines, models, weights
+from pellucid import compute, engines, models, scratch, weights
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.diagnosis import DEFAULT as RECOGNIZER
 from pellucid.diagnosis import Diagnosis, Recognizer
 from pellucid.engines import Engine
 from pellucid.errors import InputError, PellucidError, UnsupportedDtypeError
 from pellucid.image import ImageBuffer
-from pellucid.image_io import Limits, read_header, read_image
+from pellucid.image_io import Limits, read_image
 from pellucid.light import keep_light
 from pellucid.models import ModelSpec
 from pellucid.picture import Picture, keep, open_picture
@@ -319,11 +319,16 @@ class TorchRestorer(NetworkRunner, _Streaming):
         Raises:
             PellucidError: as there.
         """
-        header = read_header(path)
-        pixels = header.width * header.height
+
+        def create(shape: tuple[int, int, int]) -> Tensor:
+            return scratch.create(shape, torch.float32, self.folder_for(shape[1] * shape[2]))
+
+        return read_image(path, limits=limits, create=create)
+
+    def folder_for(self, pixels: int) -> Path | None:
+        """Where a picture of so many pixels is kept in files; none: in memory."""
         folder, disk = compute.choose_scratch()
-        in_file = pixels > self.room and BYTES_AROUND * pixels < disk
-        return read_image(path, limits=limits, folder=folder if in_file else None)
+        return folder if pixels > self.room and BYTES_AROUND * pixels < disk else None
 
     @property
     def room(self) -> int:

@@ -4,11 +4,13 @@ The system decides which parts of them are in memory. They vanish with the last 
 process however it ends.
 """
 
+import contextlib
+import math
 import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -22,16 +24,27 @@ _files: dict[int, tuple[weakref.ref[mmap.mmap], Path]] = {}  # by the address of
 _touched = 0
 
 
-def create(shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
-    """A tensor of zeros on the CPU, in a file of `folder`.
+def create(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Tensor:
+    """A tensor of zeros on the CPU, in a file of `folder`, or in memory.
 
     Raises:
         MemoryBudgetError: there is no room for it.
     """
-    size = dtype.itemsize
-    for side in shape:
-        size *= side
-    pages = _open(folder, size)
+    if folder is None:
+        return torch.zeros(shape, dtype=dtype, device="cpu")
+    with reserved(folder, dtype.itemsize * math.prod(shape)) as file:
+        return view(file, shape, dtype, folder)
+
+
+def view(file: int, shape: tuple[int, ...], dtype: torch.dtype, folder: Path) -> Tensor:
+    """The tensor that an open file of just its size holds; what is written into it is written into the file.
+
+    Args:
+        file: descriptor, which may be closed afterwards.
+        shape, dtype: of the tensor.
+        folder: that the file is in.
+    """
+    pages = mmap.mmap(file, dtype.itemsize * math.prod(shape))
     tensor = torch.frombuffer(pages, dtype=dtype).view(shape)
     address = tensor.untyped_storage().data_ptr()
     _files[address] = weakref.ref(pages), folder
@@ -82,7 +95,13 @@ def bands(height: int, row_bytes: int) -> Iterator[slice]:
         touch((stop - start) * row_bytes)
 
 
-def _open(folder: Path, size: int) -> mmap.mmap:
+@contextlib.contextmanager
+def reserved(folder: Path, size: int) -> Generator[int]:
+    """The descriptor of a new file of `folder` without a name, which has so many bytes, all 0.
+
+    Raises:
+        MemoryBudgetError: there is no room for it.
+    """
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process, wordless
@@ -94,4 +113,4 @@ def _open(folder: Path, size: int) -> mmap.mmap:
                 f"{size / 1e6:,.0f} MB for a picture's pixels or features can't be had in {folder}: "
                 f"{error.strerror}. Free space there, or let TMPDIR name a folder on a larger disk."
             ) from error
-        return mmap.mmap(file.fileno(), size)
+        yield file.fileno()

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ import torch
 from pellucid import ImageBuffer, compute, scratch
 from pellucid.arrays import image_from_array
 from pellucid.batch.journal import Journal
+from pellucid.batch.run import codec_limits
 from pellucid.cli import _batch as batch_module
 from pellucid.codec import worker
+from pellucid.codec.pool import CodecPool
 from pellucid.codec.wire import Message
 from pellucid.errors import UnreadableImageError
 from pellucid.image import Source
-from pellucid.image_io import read_image, write_image
+from pellucid.image_io import Header, read_image, write_image
 from pellucid.restorer import TorchRestorer
 
 
@@ -199,16 +202,24 @@ def test_an_output_stays_known_where_replacing_it_failed(run, options, folder, t
     assert (mended.code, "1 restored, 0 failed" in mended.err) == (0, True)
 
 
-def test_a_picture_that_breaks_libvips_costs_itself_alone(run, options, folder, tmp_path, monkeypatch):
-    """The process is killed as soon as it reads a.png, as a crash in a decoder would end it."""
+@pytest.mark.parametrize("asked", ["read", "fill"])
+def test_a_picture_that_breaks_libvips_costs_itself_alone(run, options, folder, tmp_path, monkeypatch, asked):
+    """The process is killed as soon as it reads a.png, as a crash in a decoder would end it.
+
+    The second time memory has no room for a.png, and a file is filled with its pixels.
+    """
     from pellucid.codec import pool
 
     def ask(self, message, seconds, ask=pool._Worker.ask):
-        if message.head.get("path", "").endswith("a.png"):
+        if message.head.get("path", "").endswith("a.png") and message.head["ask"] == asked:
             self._process.kill()
         return ask(self, message, seconds)
 
     monkeypatch.setattr(pool._Worker, "ask", ask)
+    if asked == "fill":
+        save(folder / "a.png", 4, (90, 80))
+        monkeypatch.setattr(compute, "choose_scratch", lambda: (tmp_path, 10**9))
+        monkeypatch.setattr(TorchRestorer, "room", 90 * 80 - 1)
     result = run("restore", folder, "-o", tmp_path / "out", *options)
     assert (result.code, "2 restored, 1 failed" in result.err) == (1, True)
     assert "ended the process" in result.err
@@ -238,6 +249,25 @@ def test_a_picture_without_room_in_memory_is_kept_in_files_as_it_is_alone(
     assert (tmp_path / "alone.tif").read_bytes() == written[0].read_bytes()
     with Journal(tmp_path / "out") as journal:
         assert journal.entries()["d.tif"].sha256 == hashlib.sha256(large.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("disk", [False, True])
+def test_a_large_picture_is_what_it_is_in_memory(disk, hidden, tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 256, (30, 20, 4), dtype=np.uint8)
+    pixels[:10, :, 3] *= not hidden
+    path = write_image(image_from_array(pixels), tmp_path / "a.png")
+    pool, expected = CodecPool(codec_limits(1, 600)), read_image(path)
+    header = pool.read(path, 599).result()
+    assert isinstance(header, Header)
+    image = pool.read_large(path, header, tmp_path if disk else None).result().image
+    assert image.pixels.equal(expected.pixels)
+    assert image.alpha.equal(expected.alpha)
+    assert (image.source, image.source.file) == (expected.source, expected.source.file)
+    assert scratch.folder_of(image.pixels) == scratch.folder_of(image.alpha) == (tmp_path if disk else None)
+    with pytest.raises(UnreadableImageError, match="was changed"):
+        pool.read_large(path, replace(header, width=10), tmp_path).result()
+    pool.stop()
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_taken(folder, monkeypatch):

@@ -10,16 +10,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pellucid.batch.journal import Entry, FileState, Journal
 from pellucid.batch.plan import Reason, Settings, judge
 from pellucid.codec.pool import CodecLimits, CodecPool
-from pellucid.codec.worker import ReadFile, read_steady
+from pellucid.codec.worker import ReadFile
 from pellucid.errors import InputError, OutputExistsError, PellucidError
-from pellucid.image_io import Limits, Strip, link_image, remove_leftovers, strip_image, write_bytes
+from pellucid.image_io import Header, Limits, Strip, link_image, remove_leftovers, strip_image, write_bytes
 from pellucid.restoration import Report, Restoration
 from pellucid.restorer import TorchRestorer, ahead
 from pellucid.runner import Progress
@@ -124,7 +123,7 @@ class Batch:
             self._record(outcome, claimed)
             yield outcome
 
-    def _begin(self, job: Job) -> "Outcome | tuple[_Claimed, Future[ReadFile | None]]":
+    def _begin(self, job: Job) -> "Outcome | tuple[_Claimed, Future[ReadFile | Header]]":
         name = key(job.target, self._output)
         claim = self._journal.claim(name)
         if claim is None:
@@ -153,16 +152,16 @@ class Batch:
         return claimed, self._codec.read(job.source, self._restorer.room)
 
     def _restore(
-        self, step: "Outcome | tuple[_Claimed, Future[ReadFile | None]]", progress: Progress | None
+        self, step: "Outcome | tuple[_Claimed, Future[ReadFile | Header]]", progress: Progress | None
     ) -> "Outcome | Future[Outcome]":
         if isinstance(step, Outcome):
             return step
         claimed, reading = step
         try:
             file = reading.result()
-            if file is None:  # here, where a file can hold it: a process has but its memory
-                claimed.large, source = True, claimed.job.source
-                file = read_steady(source, partial(self._restorer.read, source, limits=self._limits))
+            if isinstance(file, Header):  # read now: its files may take all of the disk
+                claimed.large, folder = True, self._restorer.folder_for(file.width * file.height)
+                file = self._codec.read_large(claimed.job.source, file, folder).result()
             restoration = self._restorer(
                 file.image, diagnosis=self._prompt, strength=self._strength, progress=progress
             )
@@ -233,7 +232,7 @@ class _Claimed:
     earlier: FileState | None  # the output, as the journal knows it
     sha256: str | None = None
     read_seconds: float = 0.0
-    large: bool = False  # more than memory has room for: this process reads and writes it
+    large: bool = False  # more than memory has room for: this process writes it
 
 
 def settle(journal: Journal, job: Job, output: Path, settings_hash: str) -> None:

@@ -5,6 +5,7 @@ on its own, is replaced; what it worked on fails, and nothing else.
 """
 
 import contextlib
+import math
 import multiprocessing
 import threading
 from collections.abc import Callable, Generator
@@ -16,7 +17,9 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TypeVar
 
-from pellucid import errors
+import torch
+
+from pellucid import errors, scratch
 from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
 from pellucid.codec.worker import ReadFile, answer_picture, work
 from pellucid.errors import (
@@ -103,11 +106,15 @@ class CodecPool:
             UnreadableImageError, UnsupportedImageError: as `pellucid.image_io.read_image`.
             ImageTooLargeError: more pixels than the limit.
         """
-        return self._submit(Message({"ask": "header"}, (data,)), UnreadableImageError, self._checked)
+        return self._submit(Message({"ask": "header"}, (data,)), UnreadableImageError, self._header)
 
-    def _checked(self, reply: Message) -> Header:
+    def _header(self, reply: Message) -> Header:
         with _sense():
-            header = Header(**reply.head)
+            told = Header(**reply.head["header"])
+            width, height = int(told.width), int(told.height)
+            header = replace(told, width=width, height=height, has_alpha=bool(told.has_alpha))
+            if min(width, height) < 1:
+                raise ValueError(f"{width} x {height} pixels")
         if header.width * header.height > self._limits.max_pixels:
             raise ImageTooLargeError(
                 f"The picture is {header.width:,} x {header.height:,} pixels; the limit is "
@@ -125,16 +132,44 @@ class CodecPool:
         ask = Message({"ask": "decode", "max_pixels": self._limits.max_pixels}, (data,))
         return self._submit(ask, UnreadableImageError, _unpack)
 
-    def read(self, path: Path, room: int) -> "Future[ReadFile | None]":
-        """The picture in a file, or none if it has more pixels than there is `room` for in memory.
+    def read(self, path: Path, room: int) -> "Future[ReadFile | Header]":
+        """The picture in a file, or its header if it has more pixels than there is `room` for in memory.
 
         Raises:
             UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as `decode`.
         """
-        most, state = self._limits.max_pixels, file_state(path)
-        file = state and (path.absolute(), state)
-        ask = Message({"ask": "read", "max_pixels": most, "room": room, "path": str(path)})
-        return self._submit(ask, UnreadableImageError, lambda reply: _read_file(reply, file))
+        source = _state(path)
+
+        def use(reply: Message) -> ReadFile | Header:
+            return self._header(reply) if "header" in reply.head else _read_file(reply, source)
+
+        return self._submit(self._asked(path, room), UnreadableImageError, use)
+
+    def _asked(self, path: Path, room: int) -> Message:
+        limit = self._limits.max_pixels
+        return Message({"ask": "read", "max_pixels": limit, "room": room, "path": str(path)})
+
+    def read_large(self, path: Path, header: Header, folder: Path | None) -> "Future[ReadFile]":
+        """The picture in a file that `read` gave this header of, kept in a file of `folder`, or in memory.
+
+        Raises:
+            UnreadableImageError, UnsupportedImageError: as `decode`.
+            MemoryBudgetError: the folder has no room.
+        """
+        shape, source = (3 + header.has_alpha, header.height, header.width), _state(path)
+        if folder is None:
+            asked = self._asked(path, self._limits.max_pixels)
+            return self._submit(asked, UnreadableImageError, lambda reply: _read_file(reply, source))
+
+        def read() -> ReadFile:
+            with scratch.reserved(folder, 4 * math.prod(shape)) as file:
+                planes = scratch.view(file, shape, torch.float32, folder)
+                ask = Message({"ask": "fill", "path": str(path), "shape": shape}, file=file)
+                read = _read_file(self._ask_worker(ask, UnreadableImageError), source)
+            alpha = planes[3:] if header.has_alpha else None
+            return replace(read, image=replace(read.image, pixels=planes[:3], alpha=alpha))
+
+        return self._threads.submit(read)
 
     def encode(self, image: ImageBuffer, suffix: str) -> "Future[bytes]":
         """The bytes of a picture file.
@@ -231,9 +266,13 @@ def _unpack(reply: Message) -> ImageBuffer:
         return unpack_image(reply)
 
 
-def _read_file(reply: Message, file: tuple[Path, tuple[int, int, int]] | None) -> ReadFile | None:
-    if reply.head.get("too_large"):
-        return None
+def _state(path: Path) -> tuple[Path, tuple[int, int, int]] | None:
+    """What `pellucid.image.Source.file` is of a picture that is read from there now."""
+    state = file_state(path)
+    return state and (path.absolute(), state)
+
+
+def _read_file(reply: Message, file: tuple[Path, tuple[int, int, int]] | None) -> ReadFile:
     image = _unpack(reply)
     image = replace(image, source=replace(image.source, file=file))  # no process may say what else to copy
     with _sense():

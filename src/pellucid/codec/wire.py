@@ -5,6 +5,7 @@ Never pickles: a process that a hostile picture has taken over must not be able 
 
 import json
 import os
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,11 @@ Blob = bytes | bytearray | memoryview
 
 @dataclass(frozen=True)
 class Message:
-    """Plain values, and bytes that go with them."""
+    """Plain values, bytes that go with them, and maybe the descriptor of an open file."""
 
     head: dict[str, Any]
     blobs: tuple[Blob, ...] = ()
+    file: int | None = None
 
 
 def send(descriptor: int, message: Message) -> None:
@@ -38,23 +40,28 @@ def send(descriptor: int, message: Message) -> None:
         OSError: nobody reads.
     """
     blobs = [memoryview(blob).cast("B") for blob in message.blobs]
-    head = json.dumps({"head": message.head, "blobs": [len(blob) for blob in blobs]}).encode()
+    told = {"head": message.head, "blobs": [len(blob) for blob in blobs], "file": message.file is not None}
+    head = json.dumps(told).encode()
     for part in (memoryview(_LENGTH.pack(len(head)) + head), *blobs):
         written = 0
         while written < len(part):
             written += os.write(descriptor, part[written : written + _CHUNK])
+    if message.file is not None:
+        with socket.socket(fileno=os.dup(descriptor)) as pipe:
+            socket.send_fds(pipe, [b"f"], [message.file])
 
 
-def receive(descriptor: int, limit: int) -> Message:
+def receive(descriptor: int, limit: int, *, files: bool = False) -> Message:
     """Read a message from a pipe.
 
     Args:
         descriptor: of the pipe.
         limit: bytes that the blobs may have together.
+        files: the other side may send a file, which the caller closes.
 
     Raises:
         EOFError: the other side is gone.
-        ValueError: what it says makes no sense, or is larger than the limit.
+        ValueError: what it says makes no sense, is larger than the limit, or is a file that it may not send.
     """
     (length,) = _LENGTH.unpack(_exactly(descriptor, _LENGTH.size))
     if length > _LONGEST_HEAD:
@@ -63,7 +70,18 @@ def receive(descriptor: int, limit: int) -> Message:
     sizes = [int(size) for size in told["blobs"]]
     if min(sizes, default=0) < 0 or sum(sizes) > limit:
         raise ValueError(f"blobs of {sum(sizes)} bytes, of {limit} allowed")
-    return Message(dict(told["head"]), tuple(_exactly(descriptor, size) for size in sizes))
+    if told["file"] and not files:
+        raise ValueError("a file")
+    blobs = tuple(_exactly(descriptor, size) for size in sizes)
+    return Message(dict(told["head"]), blobs, _receive_file(descriptor) if told["file"] else None)
+
+
+def _receive_file(descriptor: int) -> int:
+    with socket.socket(fileno=os.dup(descriptor)) as pipe:
+        found = socket.recv_fds(pipe, 1, 1)[1]
+    if not found:
+        raise EOFError("the other side sent no file")
+    return found[0]
 
 
 def _exactly(descriptor: int, size: int) -> bytearray:

@@ -9,12 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from pellucid import scratch
 from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
 from pellucid.errors import ImageTooLargeError, PellucidError, UnreadableImageError
 from pellucid.image import ImageBuffer
@@ -47,7 +49,7 @@ def work(connection: Connection, memory: int, limit: int, answer: Callable[[Mess
     descriptor = connection.fileno()
     while True:
         try:
-            message = receive(descriptor, limit)
+            message = receive(descriptor, limit, files=True)
         except EOFError:
             return
         try:
@@ -72,20 +74,47 @@ def answer_picture(message: Message) -> Message:
     head = message.head
     match head["ask"]:
         case "header":
-            return Message(asdict(decode_header(bytes(message.blobs[0]))))
+            return Message({"header": asdict(decode_header(bytes(message.blobs[0])))})
         case "read":
             path, limits = head["path"], Limits(max_pixels=head["max_pixels"])
             header = read_header(path)
             if head["room"] < header.width * header.height <= limits.max_pixels:
-                return Message({"too_large": True})
-            file = read_steady(path, lambda: read_image(path, limits=limits))
-            packed = pack_image(file.image)
-            return Message({**packed.head, "sha256": file.sha256, "seconds": file.seconds}, packed.blobs)
+                return Message({"header": asdict(header)})
+            return _pack_file(read_steady(path, lambda: read_image(path, limits=limits)))
+        case "fill":
+            return _pack_file(_fill(message))
         case "decode":
             limits = Limits(max_pixels=head["max_pixels"])
             return pack_image(decode_image(bytes(message.blobs[0]), limits=limits))
         case _:
             return Message({}, (encode_image(unpack_image(message), head["suffix"]),))
+
+
+def _fill(message: Message) -> "ReadFile":
+    """A picture whose planes (C, H, W), colors and maybe alpha, go into the file that was sent."""
+    path, shape, file = message.head["path"], tuple(message.head["shape"]), message.file
+    assert file is not None
+    planes = scratch.view(file, shape, torch.float32, Path(path).parent)
+    os.close(file)
+
+    def create(wanted: tuple[int, int, int]) -> Tensor:
+        plane = planes[:3] if wanted[0] == 3 else planes[3:]
+        if plane.shape != wanted:
+            raise _changed(path)
+        return plane
+
+    read = read_steady(path, lambda: read_image(path, create=create))
+    pixels, alpha = read.image.pixels, read.image.alpha
+    if pixels.data_ptr() != planes.data_ptr():  # filled in where alpha is 0
+        planes[:3] = pixels
+    # What went into the file isn't sent.
+    rest = replace(read.image, pixels=pixels[:, :0], alpha=None if alpha is None else alpha[:, :0])
+    return replace(read, image=rest)
+
+
+def _pack_file(file: "ReadFile") -> Message:
+    packed = pack_image(file.image)
+    return Message({**packed.head, "sha256": file.sha256, "seconds": file.seconds}, packed.blobs)
 
 
 @dataclass(frozen=True)
@@ -118,11 +147,14 @@ def read_steady(path: str | Path, read: Callable[[], ImageBuffer]) -> ReadFile:
     except OSError:
         digest = None
     if digest is None or file_state(path) != before:
-        raise UnreadableImageError(
-            f"{path} was changed while it was read; expected a file that stays as it is. "
-            "Run the command again."
-        )
+        raise _changed(path)
     return ReadFile(image, digest, time.perf_counter() - start)
+
+
+def _changed(path: str | Path) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"{path} was changed while it was read; expected a file that stays as it is. Run the command again."
+    )
 
 
 def _confine(memory: int) -> None:

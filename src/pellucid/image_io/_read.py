@@ -5,7 +5,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,8 @@ from pellucid.image_io._formats import (
     vips,
 )
 from pellucid.image_io._inspect import Facts, inspect
+
+Create = Callable[[tuple[int, int, int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def decode_header(data: bytes) -> Header:
     return _load(io.BytesIO(data), "The picture", None)[1]
 
 
-def read_image(path: PathLike, *, limits: Limits | None = None, folder: Path | None = None) -> ImageBuffer:
+def read_image(path: PathLike, *, limits: Limits | None = None, create: Create | None = None) -> ImageBuffer:
     """The picture in a JPEG, PNG, TIFF, WebP or AVIF file, whatever its suffix.
 
     Float samples outside [0, 1] are clamped. CMYK becomes sRGB.
@@ -102,18 +104,19 @@ def read_image(path: PathLike, *, limits: Limits | None = None, folder: Path | N
     Args:
         path: the file.
         limits: checked from the header, before decoding; the defaults of `Limits` if none are given.
-        folder: if given, the pixels are decoded row by row into a file there that vanishes with them, rather
-            than into memory (see `pellucid.scratch`). Colors under full transparency still take memory.
+        create: gives float32 tensors for colors and alpha by their shapes (C, H, W); by default they are in
+            memory. Into one in a file (see `pellucid.scratch`) the picture is decoded row by row, though
+            colors under full transparency still take memory.
 
     Raises:
         UnreadableImageError: missing, not a picture, cut short or damaged.
         UnsupportedImageError: another format, several pages or frames, or samples of another sort.
         ImageTooLargeError: more pixels than `limits` allow.
-        MemoryBudgetError: the folder has no room.
+        PellucidError: whatever `create` raises.
     """
     with opened(path) as stream:
         state = file_state(stream.fileno())
-        image = _decode(stream, str(path), limits or Limits(), folder)
+        image = _decode(stream, str(path), limits or Limits(), create or _in_memory)
     return replace(image, source=replace(image.source, file=state and (Path(path).absolute(), state)))
 
 
@@ -123,7 +126,11 @@ def decode_image(data: bytes, *, limits: Limits | None = None) -> ImageBuffer:
     Raises:
         UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as there.
     """
-    return _decode(io.BytesIO(data), "The picture", limits or Limits())
+    return _decode(io.BytesIO(data), "The picture", limits or Limits(), _in_memory)
+
+
+def _in_memory(shape: tuple[int, int, int]) -> Tensor:
+    return scratch.create(shape, torch.float32, None)
 
 
 def file_state(file: PathLike | int) -> tuple[int, int, int] | None:
@@ -217,12 +224,12 @@ def _load(stream: BinaryIO, name: str, limits: Limits | None) -> tuple[Any, Head
     return image, Header(width, height, file_format, depth, mode, image.bands > colors), facts
 
 
-def _decode(stream: BinaryIO, name: str, limits: Limits, folder: Path | None = None) -> ImageBuffer:
+def _decode(stream: BinaryIO, name: str, limits: Limits, create: Create) -> ImageBuffer:
     image, header, facts = _load(stream, name, limits)
     source = _source(image, header, facts)
     pyvips = vips()
     try:
-        pixels, alpha = _planes(image, header, source, name, folder)
+        pixels, alpha = _planes(image, header, source, name, create)
     except pyvips.Error as error:
         raise _unreadable(name, header.format, error) from error
     if alpha is None or not bool((alpha == 0).any()):
@@ -261,7 +268,7 @@ def _upright_xmp(block: bytes | None) -> bytes | None:
 
 
 def _planes(
-    image: Any, header: Header, source: Source, name: str, folder: Path | None
+    image: Any, header: Header, source: Source, name: str, create: Create
 ) -> tuple[Tensor, Tensor | None]:
     """Colors (3, H, W) and alpha (1, H, W), upright, float32 in [0, 1]; decodes the picture."""
     orientation, scale = field(image, "orientation", 1), SCALE[header.depth]
@@ -272,19 +279,13 @@ def _planes(
         scale, shift = 2**source.bits - 1, 16 - source.bits
     curve = None if header.mode == "cmyk" else tone_curve(source.icc)
     colors, above, highest = image.bands - header.has_alpha, 0, 0.0
-
-    def create(planes: int) -> Tensor:
-        shape = (planes, header.height, header.width)
-        if folder is None:
-            return torch.empty(shape, dtype=torch.float32, device="cpu")
-        return scratch.create(shape, torch.float32, folder)
-
-    pixels, alpha = create(3), create(1) if header.has_alpha else None
+    size = header.height, header.width
+    pixels, alpha = create((3, *size)), create((1, *size)) if header.has_alpha else None
     turned = [_as_stored(plane, orientation) for plane in pixels.numpy()]
     opacity = [] if alpha is None else [_as_stored(alpha[0].numpy(), orientation)]
-    whole = [slice(0, height)]
-    for rows in whole if folder is None else scratch.bands(height, 4 * width * image.bands):
-        stored = array(image, None if folder is None else rows)
+    in_file = scratch.folder_of(pixels) is not None
+    for rows in scratch.bands(height, 4 * width * image.bands) if in_file else [slice(0, height)]:
+        stored = array(image, rows if in_file else None)
         for channel, plane in enumerate((*turned[:colors], *opacity)):
             samples, band = stored[..., channel], plane[rows]
             if shift:
