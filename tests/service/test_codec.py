@@ -13,6 +13,7 @@ from pellucid.arrays import image_from_array
 from pellucid.codec import pool
 from pellucid.codec.pool import CodecLimits, CodecPool
 from pellucid.codec.wire import Message, receive
+from pellucid.codec.worker import ReadFile
 from pellucid.errors import (
     EncoderError,
     ImageTooLargeError,
@@ -20,7 +21,7 @@ from pellucid.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
-from pellucid.image_io import decode_image, encode_image, read_image
+from pellucid.image_io import Header, decode_image, encode_image, read_image
 from pellucid.service.codec import Codec
 from pellucid.service.settings import Settings
 
@@ -178,10 +179,11 @@ def test_a_file_read_elsewhere_is_known_as_one_read_here(picture, tmp_path):
     codec = CodecPool(CodecLimits(1, 60, 2**30, 10**6, 2**20))
     try:
         file = codec.read(path, 10**6).result()
-        assert file is not None and file.image.source == read_image(path).source
+        assert isinstance(file, ReadFile) and file.image.source == read_image(path).source
         assert file.image.source.file == read_image(path).source.file is not None
         assert file.sha256 == hashlib.sha256(picture()).hexdigest()
-        assert codec.read(path, 60 * 40 - 1).result() is None
+        large = codec.read(path, 60 * 40 - 1).result()
+        assert isinstance(large, Header) and (large.width, large.height) == (60, 40)
     finally:
         codec.stop()
 

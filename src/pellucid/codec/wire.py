@@ -70,10 +70,10 @@ def receive(descriptor: int, limit: int, *, files: bool = False) -> Message:
     sizes = [int(size) for size in told["blobs"]]
     if min(sizes, default=0) < 0 or sum(sizes) > limit:
         raise ValueError(f"blobs of {sum(sizes)} bytes, of {limit} allowed")
-    if told["file"] and not files:
+    if told.get("file") and not files:
         raise ValueError("a file")
     blobs = tuple(_exactly(descriptor, size) for size in sizes)
-    return Message(dict(told["head"]), blobs, _receive_file(descriptor) if told["file"] else None)
+    return Message(dict(told["head"]), blobs, _receive_file(descriptor) if told.get("file") else None)
 
 
 def _receive_file(descriptor: int) -> int:
