@@ -361,6 +361,8 @@ def test_quiet_is_quiet(run, options, tmp_path):
         (["text.jpg", "-o", "out.jpg"], 2, "text.jpg"),
         (["empty.png", "-o", "out.png"], 2, "empty"),
         (["photo.png", "-o", "out.png", "--max-pixels", "100"], 2, "--max-pixels"),
+        (["photo.png", "-o", "out.png", "--untouched", "skip"], 2, "with one picture, photo.png"),
+        (["photo.png", "-o", "folder", "--retry-failed"], 2, "with one picture, photo.png"),
         (["photo.png", "-o", "out.png", "--strength", "1.5"], 2, "strength is 1.5"),
         (["photo.png", "-o", "out.png", "--strength", "nan"], 2, "strength is nan"),
         (["photo.png", "-o", "out.png", "--prompt", "rain"], 2, "blind"),

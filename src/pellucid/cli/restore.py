@@ -186,6 +186,11 @@ def restore(
         plan = plan_film(sources[0], target, as_folder=as_folder)
     else:
         plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
+    if plan.single and (untouched is not None or retry_failed):
+        raise InputError(
+            f"--untouched and --retry-failed were given with one picture, {sources[0]}; expected a folder or "
+            "several pictures. Leave them out."
+        )
     select(plan, target, include or [], exclude or [], since)
     if not plan.single:
         if not restore_several(plan, target, options, dry_run=dry_run):
