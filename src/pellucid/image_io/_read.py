@@ -55,7 +55,8 @@ class Limits:
         if width * height > self.max_pixels:
             raise ImageTooLargeError(
                 f"{name} is {width:,} x {height:,} pixels ({_count(width * height)}); the limit is "
-                f"{_count(self.max_pixels)}. Raise it with pellucid restore --max-pixels, or split the image."
+                f"{_count(self.max_pixels)}. Split it, or raise the limit where there is --max-pixels "
+                "(in Python: Limits)."
             )
 
 
