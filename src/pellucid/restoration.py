@@ -81,6 +81,11 @@ class Report:
         """What became of the picture, in the words of lines and journals."""
         return "left alone" if self.guards.get("left_alone") else "restored"
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the verdicts in `guards` that hold."""
+        return tuple(guard for guard, holds in self.guards.items() if holds)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return dataclasses.asdict(self)

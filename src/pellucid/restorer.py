@@ -295,18 +295,21 @@ class TorchRestorer(NetworkRunner, _Streaming):
         diagnosis: str | None = None,
         strength: Strength | None = None,
         light_kept: bool = False,
+        told: Callable[[Mapping[str, bool]], object] = lambda _: None,
     ) -> Tensor:
         """The restored (3, H, W) of one in [0, 1], without guard, recognizer and report: a frame of a film.
 
         Args:
             degraded, diagnosis, strength: as for a call.
             light_kept: scale it so that local means of light are the input's (`pellucid.light`).
+            told: called with the verdicts "redone_in_float32" and "replanned" (see `Report`).
 
         Raises:
             InputError: a diagnosis that can't be used, or none for a guided network.
             RestorationError: as a call.
         """
-        restored = self.restore_pixels(degraded, self._prompt(diagnosis), None)[0]
+        restored, _, guards = self.restore_pixels(degraded, self._prompt(diagnosis), None)
+        told(guards)
         if light_kept:
             restored = keep_light(degraded, restored)
         return (strength or Strength()).mix(degraded, restored)

@@ -1,21 +1,25 @@
 """What a process does with a block, by what lies there and what is known; no Ray."""
 
 import os
+import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pellucid.__main__ import main
 from pellucid.arrays import image_from_array
 from pellucid.checkpoint import hash_file
 from pellucid.cluster import storage
 from pellucid.cluster.report import Records, Row, now
-from pellucid.cluster.worker import Task, Worker, judge, load_restorer
+from pellucid.cluster.worker import Outcome, Task, Worker, judge, load_restorer
 from pellucid.errors import HashMismatchError
-from pellucid.image_io import encode_image, read_image
+from pellucid.image_io import encode_image, read_image, write_image
+from pellucid.restorer import TorchRestorer
 
 
 @pytest.fixture
@@ -33,14 +37,20 @@ def task(small_weights, tmp_path) -> Task:
     )
 
 
-def do(task: Task, folder, *names: str) -> dict[str, str]:
-    """States after a run over these pictures; its reports are kept."""
+def do_all(task: Task, folder, *names: str) -> list[Outcome]:
+    """Outcomes of a run over these pictures; its reports are kept."""
     records = Records(task.output)
     task = replace(task, began=records.begin(task.run, [str(folder)]))
     with closing(Worker(task, None, records.known())) as worker:
         outcomes = worker.restore([f"{folder}/{name}" for name in names], names)
     records.join_parts(task.run)
     records.end(task.run, [str(folder)])
+    return outcomes
+
+
+def do(task: Task, folder, *names: str) -> dict[str, str]:
+    """States after a run over these pictures; its reports are kept."""
+    outcomes = do_all(task, folder, *names)
     return {outcome.name: f"{outcome.state}{' before' if outcome.known else ''}" for outcome in outcomes}
 
 
@@ -134,6 +144,33 @@ def test_an_outcome_says_why_it_failed_and_whether_anything_was_written(task, fo
         assert rows["broken.png"]["error"]["type"] == "UnreadableImageError"
         assert "not a picture" in rows["broken.png"]["error"]["message"]
     assert (outcomes["small.png"].state, outcomes["a.png"].state) == ("done", "done")
+
+
+def test_what_a_picture_took_beyond_the_usual_is_told(task, folder, monkeypatch, capsys):
+    from pellucid.cluster import run
+
+    usual = TorchRestorer.restore_pixels
+
+    def remedied(self, degraded, *arguments):
+        restored, plan, guards = usual(self, degraded, *arguments)
+        return restored, plan, guards | {"replanned": degraded.shape[1] == 48}
+
+    write_image(image_from_array(np.zeros((48, 40, 3), np.uint8)), folder / "big.png")
+    monkeypatch.setattr(TorchRestorer, "restore_pixels", remedied)
+    monkeypatch.setattr(run, "restore", lambda *_: do_all(task, folder, "a.png", "big.png"))
+    monkeypatch.setattr(run, "connected", nullcontext)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    command = ["pellucid", "restore", folder, "-o", task.output, "--ray", "local", "--model", task.model]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    monkeypatch.setenv("COLUMNS", "300")  # no line is folded
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    words = "cut into tiles, or smaller ones, since memory ran out"
+    err = capsys.readouterr().err
+    assert f"{folder}/big.png: {words}" in err
+    assert f"2 restored, 0 failed; 1 {words}" in err
+    report = pq.read_table(f"{task.output}/_pellucid/report").to_pylist()
+    assert {row["name"]: row["guards"] for row in report} == {"a.png": [], "big.png": ["replanned"]}
 
 
 def test_a_block_is_not_done_twice(task, folder, monkeypatch):

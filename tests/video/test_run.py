@@ -103,6 +103,22 @@ def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, 
     assert [(shot["light_kept"], shot["left_alone"]) for shot in report.shots] == [(kept, False)]
 
 
+def test_frames_that_took_more_than_the_usual_are_counted(unguarded, tmp_path, monkeypatch):
+    usual, frames = unguarded.restore_pixels, []
+
+    def remedied(degraded, *arguments):
+        frames.append(degraded)
+        restored, plan, guards = usual(degraded, *arguments)
+        return restored, plan, guards | {"redone_in_float32": len(frames) in (2, 3)}
+
+    monkeypatch.setattr(unguarded, "restore_pixels", remedied)
+    monkeypatch.setattr("pellucid.cli._video.open_restorer", lambda _: unguarded)
+    source, target = write_film(tmp_path / "film.mkv", pictures(3)), tmp_path / "out.mkv"
+    told = CliRunner().invoke(create_app(), ["restore", str(source), "-o", str(target), "--json"])
+    assert json.loads(told.stdout)["report"]["guards"] == {"redone_in_float32": 2, "replanned": 0}
+    assert "; 2 frames computed once more in float32, since bf16 gave NaN or infinity" in told.stderr
+
+
 class Changing(Oracle):
     """A recognizer that finds one after another."""
 

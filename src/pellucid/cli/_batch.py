@@ -1,7 +1,7 @@
 """Several pictures on the command line: what is left to do, the run, and what is said about it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ from pellucid.image_io import Limits, Strip
 from pellucid.strength import Strength
 
 if TYPE_CHECKING:
-    from pellucid.restoration import Report
     from pellucid.restorer import TorchRestorer
 
 _WHY: dict[Reason, str] = {
@@ -114,7 +113,7 @@ def restore_several(plan: Jobs, output: Path, options: Options, *, dry_run: bool
         for outcome in _run(steps, todo, output, options, bars):
             if outcome.error is None:
                 counts[outcome.state] += 1
-                for words in remedies(outcome.report):
+                for words in remedies(() if outcome.report is None else outcome.report.held):
                     counts[words] += 1
                     bars.say(f"{outcome.job.source}: {words}")
             else:
@@ -295,6 +294,6 @@ def summary(counts: Counter[str], failed: int, skipped: int) -> str:
     return "; ".join([", ".join(parts), *remedied])
 
 
-def remedies(report: "Report | None") -> list[str]:
-    """What a picture took beyond the usual, in words."""
-    return [words for guard, words in _REMEDIES.items() if report is not None and report.guards.get(guard)]
+def remedies(held: Container[str]) -> list[str]:
+    """What a picture took beyond the usual, in words, by the verdicts that hold (`Report.held`)."""
+    return [words for guard, words in _REMEDIES.items() if guard in held]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid import weights
-from pellucid.cli._batch import Options, settings_of, summary
+from pellucid.cli._batch import Options, remedies, settings_of, summary
 from pellucid.cli._interrupt import stop_if_interrupted
 from pellucid.cli._progress import print_failures
 from pellucid.cli._shared import parse_size, print_json, progress_bar, say
@@ -86,11 +86,15 @@ def restore_on_cluster(
     inputs = Inputs([storage.absolute(url) for url in urls], task.output, include, exclude)
     total = inputs.check()
     counts, failed, failures = Counter[str](), 0, list[tuple[str, str]]()
-    with run.connected(place.address), progress_bar() as bar:
+    with run.connected(place.address), progress_bar(visible=not options.quiet) as bar:
         shown = bar.add_task("Pictures", total=total)
         for outcome in run.restore(inputs, task, _weights(options.model), size):
             if outcome.error is None:
                 counts[outcome.state] += 1
+                for words in remedies(outcome.guards):
+                    counts[words] += 1
+                    if not bar.disable:
+                        say(f"{outcome.path}: {words}")
             else:
                 failed += 1
                 counts["failed before"] += outcome.known

@@ -145,4 +145,4 @@ def _tell_done(source: Path, target: Path, report: Report, options: Options) -> 
             if report.guards.get("light_kept")
             else "1 restored, 0 failed"
         )
-        say("; ".join([told, *remedies(report)]))
+        say("; ".join([told, *remedies(report.held)]))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, TimeRemainingColumn
 
-from pellucid.cli._batch import Options, open_restorer
+from pellucid.cli._batch import Options, open_restorer, remedies
 from pellucid.cli._interrupt import stop_if_interrupted
 from pellucid.cli._jobs import Job, Jobs, failing_as_json, print_restored, refuse_taken, tell
 from pellucid.cli._shared import progress_bar, say
@@ -88,6 +88,8 @@ def _summary(report: "VideoReport") -> str:
             f"light flickers by {flicker['output_light']:.2f} gray levels where nothing moves, before by "
             f"{flicker['input_light']:.2f}"
         )
+    for guard, count in report.guards.items():
+        parts += [f"{count} frames {words}" for words in remedies((guard,)) if count]
     if report.interlaced:
         parts.append(f"{report.interlaced} interlaced frames, restored as they are: deinterlace them first")
     if report.film["hdr"]:

@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
         ("precision", pa.string()),
         ("strength", pa.string()),
         ("prompt", pa.string()),
+        ("guards", pa.list_(pa.string())),
         ("verdict", pa.string()),
         (
             "kinds",
@@ -86,8 +87,8 @@ class Row:
         sha256: of the input's bytes; none where they were not read.
         input_size, input_version, output_size, output_version: as `storage.FileState`; none where there is
             no such file.
-        model, weights_sha256, device, precision, strength, prompt, seconds: of the restorer's report;
-            strength as JSON.
+        model, weights_sha256, device, precision, strength, prompt, guards, seconds: of the restorer's report;
+            strength as JSON, of the guards those that hold.
         verdict, kinds: what the recognizer found; none where it did not run.
         error_type, error: why there is no output.
     """
@@ -109,6 +110,7 @@ class Row:
     precision: str | None = None
     strength: str | None = None
     prompt: str | None = None
+    guards: Sequence[str] | None = None
     verdict: str | None = None
     kinds: list[dict[str, Any]] | None = None
     seconds: dict[str, float] | None = None
@@ -149,6 +151,7 @@ class Row:
             precision=report.precision,
             strength=json.dumps(report.strength),
             prompt=report.diagnosis,
+            guards=report.held,
             seconds=report.seconds | seconds,
             verdict=None if found is None else found["verdict"],
             kinds=None

@@ -176,6 +176,7 @@ _OUTCOMES = pa.schema(
         ("error", pa.string()),
         ("written", pa.bool_()),
         ("known", pa.bool_()),
+        ("guards", pa.list_(pa.string())),
     ]
 )
 

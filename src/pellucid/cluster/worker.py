@@ -88,6 +88,7 @@ class Outcome:
         error_type, error: why it failed.
         written: there is an output.
         known: it was done, or failed, in an earlier run, and was not tried again.
+        guards: as `pellucid.restoration.Report.held`, of what was done in this run.
     """
 
     path: str
@@ -97,6 +98,7 @@ class Outcome:
     error: str | None = None
     written: bool = False
     known: bool = False
+    guards: Sequence[str] = ()
 
 
 class Worker:
@@ -350,7 +352,8 @@ class _Ended:
 
 def outcome_of(row: Row) -> Outcome:
     """The outcome that a row tells of."""
-    return Outcome(row.path, row.name, row.state, row.error_type, row.error, row.output is not None)
+    written, guards = row.output is not None, tuple(row.guards or ())
+    return Outcome(row.path, row.name, row.state, row.error_type, row.error, written, guards=guards)
 
 
 def _failed(row: Row, state: State, error: Exception) -> _Ended:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class VideoReport:
         frames: how many.
         resumed_at: the frame at which this run went on, 0 if it began.
         interlaced: frames that are two half frames; they were restored as they are.
+        guards: number of frames by verdict, "redone_in_float32" and "replanned", as in
+            `pellucid.restoration.Report`.
         shots: per shot its first frame, verdict, kinds found, the prompt, and whether it was left
             alone, or kept its light.
         streams_copied: of sound and subtitles.
@@ -59,6 +61,7 @@ class VideoReport:
     frames: int
     resumed_at: int
     interlaced: int
+    guards: dict[str, int]
     shots: list[dict[str, Any]]
     streams_copied: int
     not_copied: list[str]
@@ -78,7 +81,7 @@ class Journal:
         key: of source, weights and settings; another one means to begin anew.
         segments: names of their files.
         frames, interlaced: done.
-        shots: as in the report; the last one goes on.
+        guards, shots: as in the report; the last one goes on.
         flicker: sums so far.
         state: of what follows slowly, after the last frame of the last segment.
     """
@@ -87,6 +90,7 @@ class Journal:
     segments: list[str] = field(default_factory=list[str])
     frames: int = 0
     interlaced: int = 0
+    guards: dict[str, int] = field(default_factory=dict[str, int])
     shots: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     flicker: list[float] = field(default_factory=lambda: [0.0] * 6)
     state: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -175,6 +179,7 @@ def restore_video(
         journal.frames,
         resumed_at,
         journal.interlaced,
+        journal.guards,
         journal.shots,
         copied,
         not_copied,
@@ -307,11 +312,16 @@ class _Run:
             diagnosis=shot["prompt"],
             strength=self.strength,
             light_kept=shot["light_kept"],
+            told=self._count,
         )
         if self.steady:
             restored = self.light(degraded, restored)
         self.flicker.add(degraded, restored)
         return files.frame_of(restored, self.film, pixel_format)
+
+    def _count(self, guards: Mapping[str, bool]) -> None:
+        counts = self.journal.guards
+        counts |= {guard: counts.get(guard, 0) + holds for guard, holds in guards.items()}
 
     def _keep(self, temporary: Path, work: Path, written: int) -> None:
         """Count a segment as done: first its file, then the journal."""
