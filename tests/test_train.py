@@ -583,9 +583,11 @@ def test_minutes_and_steps_contradict_each_other(photos: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_saves_its_last_step(
-    photos: Path, tmp_path: Path, monkeypatch, number: signal.Signals
+    photos: Path, tmp_path: Path, monkeypatch, request, number: signal.Signals
 ) -> None:
-    before = signal.getsignal(number)
+    before = signal.default_int_handler  # a process in the background ignores Ctrl-C
+    outside = signal.signal(number, before)
+    request.addfinalizer(lambda: signal.signal(number, outside))
     monkeypatch.setattr(DaAIR, "after_step", lambda _: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as ended:
         train(RECIPE, photos, tmp_path / "run", device="cpu", save_every=60)
