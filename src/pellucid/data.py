@@ -334,8 +334,8 @@ def read_rgb8(path: Path) -> Tensor:
     try:
         image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
         if image.format in ("float", "double"):  # which libvips would take for linear light
-            bands = [0, 1, 2] if image.bands >= 3 else [0, 0, 0]
-            colors = (image[0].bandjoin([image[b] for b in bands[1:]]) * 255).round("rint").cast("uchar")
+            planes = image[:3] if image.bands >= 3 else image[0].bandjoin([image[0], image[0]])
+            colors = (planes * 255).round("rint").cast("uchar")
         else:
             colors = image.colourspace("srgb")[:3]
         if image.get_typeof("orientation"):
