@@ -120,6 +120,21 @@ def test_small_pictures_are_unknown(recognizer):
     assert (small.verdict, small.familiar) == ("unknown", False)
 
 
+def test_beside_a_blur_a_trace_of_haze_changes_no_light():
+    assert conclude(answers(blur=5.0, haze=-0.1), CONFIG).keeps_light
+    assert not conclude(answers(blur=5.0, haze=0.1), CONFIG).keeps_light  # present
+    assert not conclude(answers(blur=-0.1, haze=-0.1), CONFIG).keeps_light  # nor is the blur
+
+
+def test_the_radius_of_a_blur_is_told_where_it_is_present():
+    assert (
+        conclude(answers(blur=5.0), CONFIG).blur_radius
+        == conclude(answers(blur=5.0), CONFIG).strengths["blur"]
+        > 0
+    )
+    assert conclude(answers(noise=5.0), CONFIG).blur_radius == 0
+
+
 def test_of_a_strange_or_small_picture_it_is_not_sure_that_its_light_was_kept():
     assert conclude(answers(blur=5.0), CONFIG).keeps_light
     assert not conclude(answers(blur=5.0, novelty=2.5), CONFIG).keeps_light

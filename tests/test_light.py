@@ -1,12 +1,14 @@
 """Light is kept where nothing took any, and detail is not touched."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid import light, scratch
-from pellucid.light import keep_light
+from pellucid.light import keep_coarse, keep_light
 from pellucid.srgb import to_encoded, to_linear
 
 
@@ -94,3 +96,57 @@ def test_bands_change_nothing(monkeypatch, rows):
     row_bytes = light.CELL * degraded[:, 0].nbytes
     monkeypatch.setattr(scratch, "TRIM_BYTES", 2 * rows * row_bytes)
     assert torch.allclose(keep_light(degraded, restored.clone()), whole, atol=1e-6)
+
+
+def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_coarse_change_beside_a_fine_one_is_taken_back():
+    degraded, fine = smooth(96, 128), 0.01 * noise(96, 128)
+    kept = keep_coarse(degraded, 0.7 * degraded + 0.1 + fine, 2.0)
+    assert (kept - degraded - fine).square().mean().sqrt() < 0.003  # the noise has little that is coarse
+    assert not torch.equal(kept, degraded)
+
+
+def test_a_fine_change_stays_with_all_that_is_coarse_in_it():
+    degraded, fine = smooth(96, 128), 0.05 * noise(96, 128)
+    restored = degraded + fine + 0.005 * smooth(96, 128)
+    assert torch.equal(keep_coarse(degraded, restored, 2.0), restored)
+
+
+@pytest.mark.parametrize(("radius", "stays"), [(0.0, False), (2.0, False), (4.0, True)])
+def test_a_larger_blur_explains_a_coarser_change(radius, stays):
+    waves = 0.1 * (torch.arange(240) * 2 * torch.pi / 30).sin().expand(3, 160, 240)
+    degraded = torch.full((3, 160, 240), 0.5)
+    kept = keep_coarse(degraded, degraded + waves, radius)
+    assert torch.allclose(kept, degraded + waves) == stays
+    assert ((kept - degraded).square().mean().sqrt() < 0.05) != stays
+
+
+def test_what_is_taken_back_begins_gently():
+    """From one ratio of coarse to fine change to the other a falling share is kept, without a jump."""
+    degraded, fine, coarse = smooth(96, 128), 0.01 * noise(96, 128), 0.01 * smooth(96, 128) / 0.54
+
+    def share(size: float) -> float:
+        """Of the coarse change that is kept."""
+        kept = keep_coarse(degraded, degraded + fine + size * coarse, 2.0) - degraded - fine
+        return float((kept * coarse).sum() / (size * coarse.square().sum()))
+
+    shares = [share(size) for size in torch.linspace(0.3, 1.2, 30).tolist()]
+    assert shares[0] > 0.98 and shares[-1] < 0.05
+    assert all(-0.12 < after - before < 0.01 for before, after in itertools.pairwise(shares))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (40, 90)])
+def test_an_unchanged_picture_keeps_what_is_coarse(size):
+    picture = torch.rand(3, *size)
+    assert torch.equal(keep_coarse(picture, picture.clone(), 3.0), picture)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_bands_change_nothing_of_what_is_coarse(monkeypatch, rows):
+    degraded, restored = smooth(101, 60), 0.6 * smooth(101, 60) + 0.01 * noise(101, 60)
+    whole = keep_coarse(degraded, restored, 1.5)
+    monkeypatch.setattr(scratch, "TRIM_BYTES", 2 * rows * degraded[:, 0].nbytes)
+    assert torch.allclose(keep_coarse(degraded, restored, 1.5), whole, atol=1e-5)

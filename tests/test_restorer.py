@@ -87,7 +87,7 @@ class Brighter(Toy):
 
 
 def test_output_stays_in_range():
-    restored = toy(Brighter(ToyConfig()))(torch.rand(3, 40, 40)).tensor
+    restored = toy(Brighter(ToyConfig()), guard=False)(torch.rand(3, 40, 40)).tensor
     assert float(restored.min()) == 0
     assert float(restored.max()) == 1
 
@@ -335,7 +335,9 @@ def test_light_is_kept_by_what_each_kind_has_and_not_by_the_verdict():
         (Oracle(nothing=0.0, blur=-1.5), True, True),  # unknown
         (Oracle(blur=5.0), False, False),
         (Oracle(blur=5.0, haze=-2.4), True, True),  # 0.08
-        (Oracle(blur=5.0, haze=-1.5), True, False),
+        (Oracle(blur=5.0, haze=-1.5), True, True),  # 0.18, beside a blur
+        (Oracle(blur=5.0, haze=1.0), True, False),
+        (Oracle(jpeg=5.0, haze=-1.5), True, False),
         (Oracle(low_light=5.0), True, False),
         (Oracle(noise=5.0), True, False),
         (Oracle(rain=5.0), True, False),
@@ -345,8 +347,19 @@ def test_light_is_kept_where_surely_nothing_changed_it(oracle, guard, kept):
     restorer, picture = guarded(oracle, guard=guard), torch.rand(3, 40, 50)
     restoration = restorer(picture)
     assert restoration.report.guards.get("light_kept", False) == kept
-    assert torch.equal(restoration.tensor, restorer.run(picture, light_kept=kept))
+    radius = restorer.recognizer(picture).blur_radius
+    assert torch.equal(restoration.tensor, restorer.run(picture, light_kept=kept, blur_radius=radius))
     assert not torch.equal(restorer.run(picture), restorer.run(picture, light_kept=True))
+
+
+@pytest.mark.parametrize("oracle", [Oracle(blur=5.0), Oracle(jpeg=5.0)])
+def test_beyond_the_radius_of_the_blur_that_was_found_no_coarse_change_is_kept(oracle, monkeypatch):
+    restorer, asked = guarded(oracle), []
+    monkeypatch.setattr(
+        "pellucid.restorer.keep_coarse", lambda _, restored, radius: asked.append(radius) or restored
+    )
+    found = restorer(torch.rand(3, 40, 50)).report.recognized
+    assert asked == [found["strengths"].get("blur", 0.0)]
 
 
 def test_light_is_not_kept_where_the_picture_is_too_small_to_tell():

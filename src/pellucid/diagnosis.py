@@ -29,7 +29,7 @@ NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.06  # probability up to which a kind is surely not there
 HARDLY = 0.1  # probability up to which a kind must not change the light
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 7  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
+GUARD_RULE = 8  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,18 @@ class Diagnosis:
 
     @property
     def keeps_light(self) -> bool:
-        """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do."""
+        """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do.
+
+        Beside a blur that is present it is enough that none of them is: what is blurred looks a little hazy.
+        """
+        if "blur" in self.present:
+            return self.familiar and set(self.present) <= set(KEEPS_LIGHT)
         return self.familiar and self._shows_only(KEEPS_LIGHT, HARDLY)
+
+    @property
+    def blur_radius(self) -> float:
+        """Of the blur that is present, in pixels; 0 if there is none."""
+        return self.strengths.get("blur", 0.0)
 
     def _shows_only(self, kinds: Collection[str], limit: float) -> bool:
         return all(p <= limit for kind, p in self.probabilities.items() if kind not in kinds)

@@ -1,9 +1,11 @@
 """The light of a picture, kept where nothing took any.
 
 A lens and a shutter spread light, and take none: blur leaves the mean of linear light in a neighborhood as it
-is, and a JPEG file nearly. A restoration that changes it there undoes a haze or a darkness that is not.
+is, and a JPEG file nearly. A restoration that changes it there undoes a haze or a darkness that is not. The
+same shows in its scale: what undoes a blur is about as fine as the blur.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +18,9 @@ from pellucid.srgb import to_encoded, to_linear
 CELL = 8  # pixels, side of the squares whose means are taken first
 REACH = 4  # cells around a cell of which a mean is taken, twice: 32 pixels, falling off until 72
 DARK = 5e-4  # linear light that is added to both means: in black, a ratio says nothing
+COARSE = 2.0  # standard deviation of the mean that parts coarse from fine, in radii of the blur
+LEAST_DEVIATION = 1.5  # pixels, of that mean, also where no blur is found
+EXCESS = (0.5, 0.9)  # coarse change for each fine one: all is kept up to the first, none from the second
 
 
 @torch.inference_mode()
@@ -36,6 +41,52 @@ def keep_light(degraded: Tensor, restored: Tensor) -> Tensor:
         linear = to_linear(restored[None, :, rows].clamp(0, 1))
         restored[:, rows] = to_encoded(linear.mul_(smooth[:, :, : linear.shape[2], : linear.shape[3]]))[0]
     return restored
+
+
+@torch.inference_mode()
+def keep_coarse(degraded: Tensor, restored: Tensor, radius: float) -> Tensor:
+    """The restored picture without its coarse change, where that is too large to come from undoing a blur.
+
+    Coarse is the change's Gaussian mean over twice the blur's radius, fine is what that leaves; their root
+    mean squares over the whole picture are compared. Between two limits a share of the coarse change is kept.
+
+    Args:
+        degraded, restored: (3, H, W) in [0, 1], on one device.
+        radius: of the blur, root mean square distance from its center in pixels; 0 if there is none.
+
+    Returns:
+        (3, H, W), beyond [0, 1] where a steep change is left by itself; `restored` if all of it is kept.
+    """
+    deviation = max(LEAST_DEVIATION, COARSE * radius)
+    squares = sum(
+        torch.stack([coarse.square().sum(), fine.square().sum()]).double()
+        for _, coarse, fine in _parted(degraded, restored, deviation)
+    )
+    coarse_change, fine_change = torch.as_tensor(squares).sqrt().tolist()
+    least, most = EXCESS
+    excess = coarse_change / max(fine_change, 1e-9)
+    if excess <= least:
+        return restored
+    share = max(0.0, (most - excess) / (most - least))
+    kept = scratch.zeros_like(restored, restored.shape)
+    for rows, coarse, fine in _parted(degraded, restored, deviation):
+        kept[:, rows] = degraded[:, rows] + fine + share * coarse
+    return kept
+
+
+def _parted(degraded: Tensor, restored: Tensor, deviation: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Bands of rows, each with the coarse and the fine part of what was changed there."""
+    reach = math.ceil(3 * deviation)
+    line = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = (-0.5 * (line / deviation) ** 2).exp()
+    kernel = (weights / weights.sum()).to(restored).expand(3, 1, 1, -1)
+    for rows in scratch.bands(restored.shape[1], restored[:, 0].nbytes):
+        around = slice(max(0, rows.start - reach), rows.stop + reach)
+        change = restored[:, around] - degraded[:, around]
+        wide = F.pad(change[None], (reach, reach, reach, reach), "replicate")
+        mean = F.conv2d(F.conv2d(wide, kernel, groups=3), kernel.transpose(2, 3), groups=3)[0]
+        inside = slice(rows.start - around.start, rows.stop - around.start)
+        yield rows, mean[:, inside], (change - mean)[:, inside]
 
 
 def _bands(picture: Tensor) -> Iterator[tuple[slice, slice]]:

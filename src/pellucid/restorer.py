@@ -24,7 +24,7 @@ from pellucid.engines import Engine
 from pellucid.errors import InputError, PellucidError, UnsupportedDtypeError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import Limits, read_image
-from pellucid.light import keep_light
+from pellucid.light import keep_coarse, keep_light
 from pellucid.models import ModelSpec
 from pellucid.picture import Picture, keep, open_picture
 from pellucid.registry import unknown_name
@@ -275,6 +275,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         whole = isinstance(plan, StripPlan)
         if report.guards.get("light_kept"):
             restored = keep_light(degraded.pixels, restored)
+            restored = keep_coarse(degraded.pixels, restored, _blur_radius(report))
         pixels = kept.mix(degraded.pixels, restored)
         report = dataclasses.replace(
             report,
@@ -295,13 +296,16 @@ class TorchRestorer(NetworkRunner, _Streaming):
         diagnosis: str | None = None,
         strength: Strength | None = None,
         light_kept: bool = False,
+        blur_radius: float = 0.0,
         told: Callable[[Mapping[str, bool]], object] = lambda _: None,
     ) -> Tensor:
         """The restored (3, H, W) of one in [0, 1], without guard, recognizer and report: a frame of a film.
 
         Args:
             degraded, diagnosis, strength: as for a call.
-            light_kept: scale it so that local means of light are the input's (`pellucid.light`).
+            light_kept: scale it so that local means of light are the input's, and take back a change that is
+                too coarse to undo a blur (`pellucid.light`).
+            blur_radius: of that blur, root mean square in pixels; 0 if there is none.
             told: called with the verdicts "redone_in_float32" and "replanned" (see `Report`).
 
         Raises:
@@ -311,7 +315,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         restored, _, guards = self.restore_pixels(degraded, self._prompt(diagnosis), None)
         told(guards)
         if light_kept:
-            restored = keep_light(degraded, restored)
+            restored = keep_coarse(degraded, keep_light(degraded, restored), blur_radius)
         return (strength or Strength()).mix(degraded, restored)
 
     def read(self, path: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageBuffer:
@@ -406,6 +410,11 @@ class TorchRestorer(NetworkRunner, _Streaming):
         if diagnosis not in self.prompts:
             raise InputError(unknown_name(f"prompt of {self.name}", str(diagnosis), list(self.prompts)))
         return self.prompts.index(diagnosis)
+
+
+def _blur_radius(report: Report) -> float:
+    """Of the blur that the recognizer found, in pixels; 0 without one."""
+    return report.recognized["strengths"].get("blur", 0.0) if report.recognized else 0.0
 
 
 @cache

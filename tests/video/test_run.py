@@ -94,12 +94,11 @@ class Oracle:
 def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(restorer, "_recognizer", Oracle(**found))
-    monkeypatch.setattr(
-        restorer, "run", lambda pixels, **options: asked.append(options["light_kept"]) or pixels
-    )
+    monkeypatch.setattr(restorer, "run", lambda pixels, **options: asked.append(options) or pixels)
     source = write_film(tmp_path / "film.mkv", pictures(3))
     report = restore_video(restorer, source, tmp_path / "out.mkv")
-    assert asked == [kept] * 3
+    radius = found.get("blur", 0.0)
+    assert [(frame["light_kept"], frame["blur_radius"]) for frame in asked] == [(kept, radius)] * 3
     assert [(shot["light_kept"], shot["left_alone"]) for shot in report.shots] == [(kept, False)]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,8 +44,8 @@ class VideoReport:
         interlaced: frames that are two half frames; they were restored as they are.
         guards: number of frames by verdict, "redone_in_float32" and "replanned", as in
             `pellucid.restoration.Report`.
-        shots: per shot its first frame, verdict, kinds found, the prompt, and whether it was left
-            alone, or kept its light.
+        shots: per shot its first frame, verdict, kinds found, the prompt, whether it was left alone, or
+            kept its light, and the radius of its blur in pixels.
         streams_copied: of sound and subtitles.
         not_copied: words for what the target's format can't hold.
         flicker: see `pellucid.video.steady.Flicker.to_dict`.
@@ -280,6 +281,7 @@ class _Run:
         shot: dict[str, Any] = {"frame": number, "seconds": float(opening[0].pts * self.film.time_base)}
         told = self.diagnosis is not None
         prompt, alone, light_kept = self.diagnosis, self.strength.plain == 0, False
+        radius = 0.0
         if (
             self.restorer.recognizes
             and (self.restorer.prompts or self.restorer.guard)
@@ -290,11 +292,13 @@ class _Run:
                 sum(map(holds, found)) * 2 > len(found)
                 for holds in (self.restorer.leaves_alone, self.restorer.keeps_light)
             )
+            radius = statistics.median(diagnosis.blur_radius for diagnosis in found)
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
             named = [diagnosis.prompt(self.restorer.prompts) for diagnosis in found]
             prompt = max(named, key=named.count)
-        self.journal.shots.append(shot | {"prompt": prompt, "left_alone": alone, "light_kept": light_kept})
+        kept = {"left_alone": alone, "light_kept": light_kept, "blur_radius": radius}
+        self.journal.shots.append(shot | {"prompt": prompt} | kept)
         self.light = SteadyLight()
         self.flicker.begin()
         for router in self.routers:
@@ -312,6 +316,7 @@ class _Run:
             diagnosis=shot["prompt"],
             strength=self.strength,
             light_kept=shot["light_kept"],
+            blur_radius=shot["blur_radius"],
             told=self._count,
         )
         if self.steady:
