@@ -1,11 +1,11 @@
-"""Free wallpapers and a game's landscapes from Debian's packages: pictures to train on, and to ask about.
+"""Free wallpapers and a game's landscapes from packages of Debian and Ubuntu: to train on, and to ask about.
 
     python benchmarks/wallpapers.py DEBS --shards SHARDS --out FOLDER
 
-DEBS holds the packages that `wallpapers.csv` beside this file names, as NAME_VERSION_all.deb; a Debian mirror
-has them, or Debian's archive of old versions. FOLDER becomes the shard folder SHARDS with two thirds of these
-pictures added to its training pictures, photographs as "clean" and the others as "drawing"; the last third
-goes to FOLDER/held_out, for `benchmarks/guard.py --clean FOLDER/held_out`. SHARDS holds none of them.
+DEBS holds the packages that `wallpapers.csv` beside this file names, as NAME_VERSION_all.deb; mirrors of
+Debian and Ubuntu have them, or archives of old versions. FOLDER becomes the shard folder SHARDS with the
+pictures for training added, photographs as "clean" and the others as "drawing"; those that are held out go
+to FOLDER/held_out, for `benchmarks/guard.py --clean FOLDER/held_out`. SHARDS holds none of them.
 """
 
 import argparse
@@ -32,7 +32,8 @@ def main() -> None:
     rows = list(csv.DictReader(LIST.open(encoding="utf-8")))
     packages = {row["package"]: options.debs / f"{row['package']}_all.deb" for row in rows}
     if missing := [str(deb) for deb in packages.values() if not deb.is_file()]:
-        sys.exit(f"{len(missing)} packages are missing: {', '.join(missing)}. Get them from a Debian mirror.")
+        names = ", ".join(missing)
+        sys.exit(f"{len(missing)} packages are missing: {names}. Get them from a mirror of Debian or Ubuntu.")
     if options.out.exists():
         sys.exit(f"{options.out} exists. Name a new folder.")
     manifest = json.loads((options.shards / "manifest.json").read_text("utf-8"))
