@@ -141,6 +141,21 @@ def test_bytes_are_what_is_saved(tmp_path, strength):
     assert (restorations[0].encode() == path.read_bytes()) is (strength == 0)
 
 
+def test_a_file_is_kept_towards_its_format_and_the_one_it_is_named_after(tmp_path):
+    path = write_image(ImageBuffer(torch.rand(3, 9, 9)), tmp_path / "in.png").rename(tmp_path / "in.jpg")
+    stored = path.read_bytes()
+    untouched, restored = (toy()(path, strength=strength) for strength in (0, 1))
+    assert [untouched.keeps_file(suffix) for suffix in (".JPEG", ".png", ".tif", "")] == [1, 1, 0, 0]
+    assert not restored.keeps_file(".png")
+    untouched.save(tmp_path / "out.jpg")
+    assert (tmp_path / "out.jpg").read_bytes() == stored
+    given = toy()(stored, strength=0)
+    assert [given.keeps_file(suffix) for suffix in (".jpg", ".png", "")] == [0, 1, 0]
+    assert given.keeps_file(".jpg", "in.jpg")
+    path.write_bytes(b"another")
+    assert not untouched.keeps_file(".png")
+
+
 def test_an_array_is_encoded_to_a_suffix_alone():
     restoration = IdentityRestorer()(np.full((2, 3), 7, np.uint8))
     assert decode_image(restoration.encode(".png")).pixels.shape == (3, 2, 3)

@@ -153,11 +153,10 @@ class Restoration:
                 `strip`.
         """
         path = target_path(path)
-        given = self._given(path.suffix)
-        if given is None:
-            write_image(strip_image(self.image, strip), path, overwrite=overwrite)
+        if self.keeps_file(path.suffix):
+            write_bytes(strip_file(self._file(), self.image, strip), path, overwrite=overwrite)
         else:
-            write_bytes(strip_file(given, self.image, strip), path, overwrite=overwrite)
+            write_image(strip_image(self.image, strip), path, overwrite=overwrite)
 
     def encode(self, suffix: str | None = None, *, strip: Strip | None = None) -> bytes:
         """The bytes that `save` writes.
@@ -176,23 +175,35 @@ class Restoration:
                 "The picture was given as no file, so that it has no format of its own; expected a suffix. "
                 'Give one, for example encode(".png").'
             )
-        given = self._given(suffix)
-        if given is None:
-            return encode_image(strip_image(self.image, strip), suffix)
-        return strip_file(given, self.image, strip)
+        if self.keeps_file(suffix):
+            return strip_file(self._file(), self.image, strip)
+        return encode_image(strip_image(self.image, strip), suffix)
 
-    def _given(self, suffix: str) -> bytes | None:
-        """The file that was given: unchanged, if its own pixels came back and its format is wanted."""
-        original, source, wanted = self.original, self.image.source, _format_of(suffix)
+    def keeps_file(self, suffix: str, name: str = "") -> bool:
+        """Whether the file that was given is written, but for stripped metadata, and not its pixels anew.
+
+        So it is where the input's own pixels came back, towards the format that the file has, or is named
+        after; a path must still lead to the file that was read.
+
+        Args:
+            suffix: of the target.
+            name: of the file whose bytes were given, if it has one.
+        """
+        original, source = self.original, self.image.source
         if not self.report.untouched or not isinstance(original, (bytes, str, os.PathLike)):
-            return None
-        if isinstance(original, bytes):
-            return original if wanted == source.format else None
-        if wanted in (source.format, _format_of(Path(original).suffix)) and source.file is not None:
-            file, state = source.file
-            if file_state(file) == state:
-                return read_bytes(file)
-        return None
+            return False
+        if not isinstance(original, bytes):
+            if source.file is None or file_state(source.file[0]) != source.file[1]:
+                return False
+            name = os.fspath(original)
+        return _format_of(suffix) in (source.format, *((_format_of(Path(name).suffix),) if name else ()))
+
+    def _file(self) -> bytes:
+        """The file that was given, where it is kept."""
+        if isinstance(self.original, bytes):
+            return self.original
+        assert self.image.source.file is not None
+        return read_bytes(self.image.source.file[0])
 
 
 def _format_of(suffix: str) -> str:

@@ -320,6 +320,22 @@ def test_pictures_that_need_nothing(run, options, tmp_path, monkeypatch):
     assert "1 done before" in run("restore", tmp_path / "in", "-o", tmp_path / "skip", *options).err
 
 
+def test_no_link_leads_to_a_picture_that_changed_since_it_was_read(run, options, tmp_path, monkeypatch):
+    from pellucid.diagnosis import Diagnosis, Recognizer
+
+    source = save(tmp_path / "in" / "a.png")
+    given = read_image(source).pixels
+
+    def look(*_: object) -> Diagnosis:
+        save(source, 1)
+        return Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
+
+    monkeypatch.setattr(Recognizer, "diagnose", look)
+    run("restore", tmp_path / "in", "-o", tmp_path / "out", "--untouched", "link", *options[:-1])
+    assert torch.equal(read_image(tmp_path / "out" / "a.png").pixels, given)
+    assert not (tmp_path / "out" / "a.png").samefile(source)
+
+
 def start(folder: Path, out: Path, options) -> subprocess.Popen:
     command = [sys.executable, "-m", "pellucid", "restore", folder, "-o", out, *options]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -103,6 +103,13 @@ def test_what_is_stripped_is_in_no_output(task, folder):
     assert torch.equal(read_image(out / "b.jpg").pixels, read_image(folder / "b.jpg").pixels)
 
 
+def test_a_picture_of_another_format_than_its_name_says_is_left_alone_as_it_is(task, folder):
+    small = image_from_array(np.full((16, 16, 3), 7, np.uint8))  # too small not to be left alone
+    (folder / "a.jpg").write_bytes(encode_image(small, ".png"))
+    assert do(replace(task, guard=True), folder, "a.jpg") == {"a.jpg": "left alone"}
+    assert (folder.parent / "out" / "a.jpg").read_bytes() == (folder / "a.jpg").read_bytes()
+
+
 def test_what_a_killed_run_left_is_done_again_and_what_is_not_ours_stays(task, folder, save, tmp_path):
     out = tmp_path / "out"
     save(out / "a.png", 97)

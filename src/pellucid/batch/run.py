@@ -179,15 +179,18 @@ class Batch:
         start = time.perf_counter()
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            if not report.untouched and not claimed.large:
-                image = strip_image(restoration.image, self._strip)
-                data = self._codec.encode(image, job.target.suffix).result()
-                write_bytes(data, job.target, overwrite=overwrite)
-            elif not report.guards.get("left_alone") or self._untouched == "copy":
-                given = replace(restoration, original=job.source)
-                given.save(job.target, overwrite=overwrite, strip=self._strip)
-            elif self._untouched == "link":
+            alone, suffix = report.guards.get("left_alone"), job.target.suffix
+            given = replace(restoration, original=job.source)
+            keeps = given.keeps_file(suffix)
+            if alone and self._untouched == "skip":
+                pass
+            elif alone and self._untouched == "link" and keeps:
                 link_image(job.source, job.target, overwrite=overwrite)
+            elif keeps or claimed.large:
+                given.save(job.target, overwrite=overwrite, strip=self._strip)
+            else:
+                data = self._codec.encode(strip_image(restoration.image, self._strip), suffix).result()
+                write_bytes(data, job.target, overwrite=overwrite)
         except OSError as error:
             refusal = InputError(
                 f"{job.target} can't be written: {error.strerror}. Check permissions and free space."

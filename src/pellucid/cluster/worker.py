@@ -245,11 +245,11 @@ class Worker:
         picture, report = read.picture, restoration.report
         row, start = picture.row, time.perf_counter()
         try:
-            if report.untouched:
-                data = strip_file(read.data, restoration.image, self._task.strip)
+            image, suffix = restoration.image, PurePosixPath(row.name).suffix
+            if replace(restoration, original=read.data).keeps_file(suffix, row.path):
+                data = strip_file(read.data, image, self._task.strip)
             else:
-                image = strip_image(restoration.image, self._task.strip)
-                data = self._codec.encode(image, PurePosixPath(row.name).suffix).result()
+                data = self._codec.encode(strip_image(image, self._task.strip), suffix).result()
         except PellucidError as error:
             return _failed(row, "failed", error)
         try:

@@ -180,8 +180,8 @@ class Engine:
             restoration = await self._timed("network", self._on_network(run, progress))
             self._metrics.pixels.inc(image.height * image.width)
             began = time.perf_counter()
-            if restoration.report.untouched and format_name(image.source.format) == target:
-                written = data  # as the command line copies it: encoding anew could change pixels
+            if dataclasses.replace(restoration, original=data).keeps_file(SUFFIX[target]):
+                written = data
             else:
                 written = await self._timed("write", self._codec.encode(restoration.image, SUFFIX[target]))
             seconds["write"] = time.perf_counter() - began
