@@ -309,11 +309,12 @@ def test_a_piped_picture_may_be_stripped_and_told_of_in_json(pipe, tmp_path):
         (b"", ("-", "-o", "a.png"), "a.png exists already"),
         (b"", ("-", "-o", "-", "--dry-run"), "don't go with -"),
         (b"", ("-", "-o", "-", "--ray", "local"), "don't go with -"),
-        (b"", ("-", "-o", "-", "--untouched", "skip"), "don't go with -"),
-        (b"", ("-", "-o", "-", "--retry-failed"), "don't go with -"),
+        (b"", ("-", "-o", "-", "--untouched", "skip"), "with - (stdin or stdout); expected a folder"),
+        (b"", ("a.png", "-o", "-", "--retry-failed"), "with - (stdin or stdout); expected a folder"),
+        (b"", ("clip.mp4", "-o", "out.mp4", "--retry-failed"), "with one film, clip.mp4; expected a folder"),
         (b"", ("-", "-o", "s3://bucket/b.png"), "s3://bucket/b.png is a URL"),
         (b"", ("a.png", "-o", "out", "--strip", "gps", "--untouched", "link"), "expected copy or skip"),
-        (b"", ("clip.mp4", "-o", "out.mp4", "--strip", "gps"), "--strip don't go with a film"),
+        (b"", ("clip.mp4", "-o", "out.mp4", "--strip", "gps"), "--strip doesn't go with a film"),
     ],
 )
 def test_wrong_pipes_end_in_a_sentence(pipe, tmp_path, monkeypatch, given, arguments, words):

@@ -155,21 +155,30 @@ def restore(
         as_json,
         quiet,
     )
-    if PIPE in (*inputs, output):
+    piped = PIPE in (*inputs, output)
+    on_cluster = not piped and (ray is not None or any("://" in url for url in (*inputs, output)))
+    film = len(sources) == 1 and is_film(sources[0])
+    single = len(sources) == 1 and not sources[0].is_dir()
+    if (piped or (single and not on_cluster)) and (untouched is not None or retry_failed):
+        found = "- (stdin or stdout)" if piped else f"one {'film' if film else 'picture'}, {sources[0]}"
+        raise InputError(
+            f"--untouched and --retry-failed were given with {found}; expected a folder or several pictures. "
+            "Leave them out."
+        )
+    if piped:
         if urls := [text for text in (*inputs, output) if "://" in text]:
             raise InputError(
                 f"{urls[0]} is a URL; with - (stdin or stdout) expected a file, or another -. "
                 "Give a file, or leave - out."
             )
-        chosen = ray is not None or dry_run or since is not None or include or exclude
-        if chosen or untouched is not None or retry_failed:
+        if ray is not None or dry_run or since is not None or include or exclude:
             raise InputError(
-                "--ray, --dry-run, --since, --include, --exclude, --untouched and --retry-failed don't go "
-                "with - (stdin or stdout). Leave them out."
+                "--ray, --dry-run, --since, --include and --exclude don't go with - (stdin or stdout). "
+                "Leave them out."
             )
         restore_piped(inputs, output, options)
         return
-    if ray is not None or any("://" in url for url in (*inputs, output)):
+    if on_cluster:
         from pellucid.cli._cluster import Place, restore_on_cluster
 
         if since is not None or dry_run:
@@ -179,18 +188,12 @@ def restore(
             raise typer.Exit(1)
         return
     as_folder = output.endswith(("/", "\\"))
-    film = len(sources) == 1 and is_film(sources[0])
-    if film and (untouched is not None or retry_failed or strip is not None):
-        raise InputError("--untouched, --retry-failed and --strip don't go with a film. Leave them out.")
+    if film and strip is not None:
+        raise InputError("--strip doesn't go with a film. Leave it out.")
     if film:
         plan = plan_film(sources[0], target, as_folder=as_folder)
     else:
         plan = plan_jobs(sources, target, IMAGE_SUFFIXES, as_folder=as_folder)
-    if plan.single and (untouched is not None or retry_failed):
-        raise InputError(
-            f"--untouched and --retry-failed were given with one picture, {sources[0]}; expected a folder or "
-            "several pictures. Leave them out."
-        )
     select(plan, target, include or [], exclude or [], since)
     if not plan.single:
         if not restore_several(plan, target, options, dry_run=dry_run):
