@@ -24,14 +24,13 @@ from pellucid.codec.wire import Message, pack_image, receive, send, unpack_image
 from pellucid.codec.worker import ReadFile, answer_picture, work
 from pellucid.errors import (
     EncoderError,
-    ImageTooLargeError,
     InputError,
     PellucidError,
     TimeLimitError,
     UnreadableImageError,
 )
 from pellucid.image import ImageBuffer
-from pellucid.image_io import Header, file_state
+from pellucid.image_io import Header, Limits, file_state
 
 T = TypeVar("T")
 
@@ -115,11 +114,7 @@ class CodecPool:
             header = replace(told, width=width, height=height, has_alpha=bool(told.has_alpha))
             if min(width, height) < 1:
                 raise ValueError(f"{width} x {height} pixels")
-        if header.width * header.height > self._limits.max_pixels:
-            raise ImageTooLargeError(
-                f"The picture is {header.width:,} x {header.height:,} pixels; the limit is "
-                f"{self._limits.max_pixels:,} in all. Send a smaller one."
-            )
+        Limits(self._limits.max_pixels).check(header.width, header.height, "The picture")
         return header
 
     def decode(self, data: bytes) -> "Future[ImageBuffer]":
