@@ -740,7 +740,13 @@ BAD: list[tuple[str, Callable[[], bytes], type[InputError], str]] = [
         "lab.tif",
         lambda: make(noise(0, (4, 4), 3, "uint8")).colourspace("lab").tiffsave_buffer(),
         UnsupportedImageError,
-        "3 channels of lab",
+        r"stores L\*a\*b\* colors \(CIELAB\); expected gray, RGB or CMYK\. Convert it to RGB",
+    ),
+    (
+        "lab_of_8_bits.tif",
+        lambda: make(noise(0, (4, 4), 3, "uint8")).colourspace("lab").colourspace("labq").tiffsave_buffer(),
+        UnsupportedImageError,
+        r"stores L\*a\*b\* colors",
     ),
     (
         "one_of_three.tif",  # RGB, but nothing says of how many samples

@@ -10,6 +10,7 @@ from pellucid.image_io import _exif as exif
 from pellucid.image_io._formats import FILM, FOREIGN, MAGIC, MATROSKA, READABLE
 
 _DNG_VERSION, _SUBFILE_TYPE, _BITS, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 50706, 254, 258, 338, 339
+_PHOTOMETRIC, _LAB = 262, (8, 9, 10)  # CIELAB, its ICC and its ITU variant
 _ALPHA = (1, 2)  # of extra samples: associated or not; 0 is anything else
 _SRGB_LIKE, _P3 = (1, 2, 5, 6), 12  # color primaries, ITU-T H.273 table 2
 _PQ_AND_HLG = (16, 18)  # transfer characteristics, ITU-T H.273 table 3
@@ -150,6 +151,12 @@ def _tiff(stream: BinaryIO, name: str) -> Facts:
         raise UnsupportedImageError(
             f"{name} is a camera raw file or begins with a reduced preview; expected a plain TIFF. "
             "Develop it to TIFF first."
+        )
+    # Not converted: sRGB lacks many of its colors, and which white they are told from differs by program.
+    if exif.integer(tags.get(_PHOTOMETRIC), order) in _LAB:
+        raise UnsupportedImageError(
+            f"{name} stores L*a*b* colors (CIELAB); expected gray, RGB or CMYK. Convert it to RGB first, "
+            "with a profile as wide as its colors."
         )
     bits = exif.integer(tags.get(_BITS), order) or 1
     kind = exif.integer(tags.get(_SAMPLE_FORMAT), order) or 1
