@@ -1054,12 +1054,27 @@ def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(InputError, match=r"The target is of type .*; expected a path"):
             write_image(IMAGE, nothing)  # type: ignore[arg-type]
 
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EROFS, "Change the permissions of the file and its folder, or"),
+        (errno.EACCES, "Change the permissions of the file and its folder, or"),
+        (errno.ENOSPC, "Free some space or"),
+        (errno.ENAMETOOLONG, "Choose another name or"),
+    ],
+)
+def test_the_reason_why_nothing_is_written_decides_what_is_advised(
+    code: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match="can't be written: Read-only file system"):
+    with pytest.raises(InputError) as caught:
         write_image(IMAGE, tmp_path / "out.png")
+    sentence = f"{tmp_path / 'out.png'} can't be written: {os.strerror(code)}. {remedy}"
+    assert str(caught.value).startswith(sentence)
 
 
 def test_copies_are_the_same_bytes(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ PellucidError           what pellucid raises on purpose                         
 A message says what was found, what was expected, and the next step.
 """
 
+import errno
+
 
 class PellucidError(Exception):
     """Root of all errors that pellucid raises on purpose.
@@ -288,3 +290,14 @@ class StorageError(ServiceError):
 def reason(error: Exception) -> str:
     """Why the system refused, in its own words."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def write_remedy(error: Exception) -> str:
+    """What to do where the system refused to write, as a sentence."""
+    match error:
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return "Free some space or choose another folder."
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
+            return "Change the permissions of the file and its folder, or choose another folder."
+        case _:
+            return "Choose another name or folder."

@@ -18,7 +18,7 @@ from torch import Tensor
 from pellucid import __version__
 from pellucid.checkpoint import hash_file
 from pellucid.diagnosis import GUARD_RULE
-from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
+from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError, reason, write_remedy
 from pellucid.image_io import Limits, check_writable, move_file, write_bytes
 from pellucid.restorer import TorchRestorer
 from pellucid.strength import Strength
@@ -210,9 +210,7 @@ def _owned(work: Path) -> Generator[None]:
     try:
         work.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{work} can't be made: {error.strerror}. Check permissions and free space."
-        ) from error
+        raise InputError(f"{work} can't be made: {reason(error)}. {write_remedy(error)}") from error
     try:
         with FileLock(work / "lock", timeout=0):
             yield
