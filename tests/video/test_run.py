@@ -474,7 +474,8 @@ def test_the_command_takes_films(tmp_path):
     assert row["state"] == "restored"
     assert (row["ok"], row["report"]["frames"], row["output"]) == (True, 3, str(target))
     assert "3 frames in 1 shots" in done.stderr
-    again = CliRunner().invoke(create_app(), command)
+    # refused before the model is looked for
+    again = CliRunner().invoke(create_app(), [*command, "--model", "no_such_weights"])
     assert isinstance(again.exception, OutputExistsError)
     assert json.loads(again.stdout)["error"]["type"] == "OutputExistsError"
 

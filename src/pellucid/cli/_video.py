@@ -44,8 +44,8 @@ def restore_film(job: Job, options: Options, *, dry_run: bool = False) -> None:
 
     source, target = job.source, job.target
     with failing_as_json(source, wanted=options.as_json):
+        refuse_taken(job, overwrite=options.overwrite)
         if dry_run:
-            refuse_taken(job, overwrite=options.overwrite)
             tell(job, as_json=options.as_json)
             return
         try:
