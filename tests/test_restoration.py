@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from tests.toys import ToyConfig, toy
 
-from pellucid import ImageBuffer, read_image, write_image
+from pellucid import ImageBuffer, read_image, scratch, write_image
 from pellucid.arrays import image_from_array
 from pellucid.errors import InputError, OutputExistsError
 from pellucid.image import Source
@@ -154,6 +155,22 @@ def test_a_file_is_kept_towards_its_format_and_the_one_it_is_named_after(tmp_pat
     assert given.keeps_file(".jpg", "in.jpg")
     path.write_bytes(b"another")
     assert not untouched.keeps_file(".png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_an_untouched_picture_is_stripped_without_its_file_in_memory(suffix, tmp_path, monkeypatch):
+    image = ImageBuffer(torch.rand(3, 9, 9), source=Source(xmp=b"<a/>"))
+    path = write_image(image, tmp_path / f"in{suffix}").rename(tmp_path / "in.png")
+    large = read_image(path, create=lambda shape: scratch.create(shape, torch.float32, tmp_path))
+    restoration = replace(toy()(large, strength=0), original=path)
+    expected = decode_image(restoration.encode(".png", strip="all"))
+    monkeypatch.delattr("pellucid.restoration.read_bytes")
+    if suffix == ".tif":
+        monkeypatch.delattr("pellucid.image_io._write._encode")  # which holds the whole picture
+    restoration.save(tmp_path / "out.png", strip="all")
+    written = read_image(tmp_path / "out.png")
+    assert (written.source, written.source.xmp) == (expected.source, None)
+    assert torch.equal(written.pixels, large.pixels)
 
 
 def test_an_array_is_encoded_to_a_suffix_alone():

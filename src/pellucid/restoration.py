@@ -15,6 +15,7 @@ from pellucid.errors import InputError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import (
     BY_SUFFIX,
+    CUT,
     SUFFIX,
     Strip,
     encode_image,
@@ -153,10 +154,13 @@ class Restoration:
                 `strip`.
         """
         path = target_path(path)
-        if self.keeps_file(path.suffix):
-            write_bytes(strip_file(self._file(), self.image, strip), path, overwrite=overwrite)
-        else:
+        if not self.keeps_file(path.suffix):
             write_image(strip_image(self.image, strip), path, overwrite=overwrite)
+        elif strip is None or self.image.source.format in CUT:
+            write_bytes(strip_file(self._file(), self.image, strip), path, overwrite=overwrite)
+        else:  # as `strip_file` does, without the file in memory, and a large TIFF row by row
+            image, suffix = strip_image(self.image, strip), SUFFIX[self.image.source.format]
+            write_image(image, path, overwrite=overwrite, quality=100, suffix=suffix)
 
     def encode(self, suffix: str | None = None, *, strip: Strip | None = None) -> bytes:
         """The bytes that `save` writes.

@@ -17,7 +17,7 @@ from pellucid.image_io._read import (
     read_header,
     read_image,
 )
-from pellucid.image_io._strip import Strip, check_strip, strip_file, strip_image
+from pellucid.image_io._strip import CUT, Strip, check_strip, strip_file, strip_image
 from pellucid.image_io._write import (
     check_format,
     check_writable,
@@ -34,6 +34,7 @@ from pellucid.image_io._write import (
 
 __all__ = [
     "BY_SUFFIX",
+    "CUT",
     "IMAGE_SUFFIXES",
     "SUFFIX",
     "Header",

@@ -33,6 +33,9 @@ _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _NEEDED_JPEG = (b"JFIF\0", b"ICC_PROFILE\0", b"Adobe")  # the last says how colors are coded
 _NEEDED_WEBP = (b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L")
 
+CUT = ("jpeg", "webp")
+"""Formats out of whose files metadata is cut; pictures of the others are encoded anew, without loss."""
+
 
 def check_strip(what: Strip | None) -> None:
     """Refuse now, before long work, what `strip_image` would refuse later.
@@ -75,8 +78,8 @@ def strip_image(image: ImageBuffer, what: Strip | None) -> ImageBuffer:
 def strip_file(data: bytes, image: ImageBuffer, what: Strip | None) -> bytes:
     """A picture file without metadata, as `strip_image`, its samples untouched.
 
-    JPEG and WebP keep their coded samples, and lose what follows the picture's end, an index of further
-    pictures (MPF) and extended XMP. EXIF keeps an orientation. Others are encoded anew, without loss.
+    Those of `CUT` keep their coded samples, and lose what follows the picture's end, an index of further
+    pictures (MPF) and extended XMP. EXIF keeps an orientation. Of others only the picture is used.
 
     Args:
         data: the file.
@@ -89,10 +92,8 @@ def strip_file(data: bytes, image: ImageBuffer, what: Strip | None) -> bytes:
     check_strip(what)
     if what is None:
         return data
-    if image.source.format == "jpeg":
-        return _jpeg(data, what)
-    if image.source.format == "webp":
-        return _webp(data, what)
+    if image.source.format in CUT:
+        return _jpeg(data, what) if image.source.format == "jpeg" else _webp(data, what)
     return encode_image(strip_image(image, what), SUFFIX[image.source.format], quality=100)
 
 

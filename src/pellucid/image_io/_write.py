@@ -54,7 +54,12 @@ def encode_image(image: ImageBuffer, suffix: str, *, quality: int | None = None)
 
 
 def write_image(
-    image: ImageBuffer, path: PathLike, *, overwrite: bool = False, quality: int | None = None
+    image: ImageBuffer,
+    path: PathLike,
+    *,
+    overwrite: bool = False,
+    quality: int | None = None,
+    suffix: str | None = None,
 ) -> Path:
     """Write a picture file; it appears under its name only when it is complete.
 
@@ -64,6 +69,7 @@ def write_image(
         overwrite: replace an existing file, keeping its permissions; never a link. Otherwise no file is
             touched, even if it appears meanwhile.
         quality: as in `encode_image`.
+        suffix: names the format in the place of the path's.
 
     Returns:
         The path.
@@ -74,7 +80,7 @@ def write_image(
         InputError: it is no path, the folder is missing or can't be written to, or the disk is full.
     """
     path = target_path(path)
-    file_format = _target_format(str(path), path.suffix)
+    file_format = _target_format(str(path), path.suffix if suffix is None else suffix)
     with _writable(path, overwrite):
         if file_format == "tiff" and scratch.folder_of(image.pixels):
             _write_by_rows(image, path, quality, overwrite)
