@@ -16,6 +16,7 @@ from pellucid.labels import (
     KINDS,
     LabelledPictures,
     Truth,
+    _streaks,
     degrade_labelled,
     measure_strength,
     strange_pictures,
@@ -142,6 +143,27 @@ def test_rain_that_is_to_be_drawn_is_drawn(banks):
     for seed in range(6):
         drawn = degrade_labelled(task, planes, rng(seed), {})
         assert torch.equal(degrade_labelled(task, planes, rng(seed), banks.banks).picture, drawn.picture)
+
+
+def test_small_streak_planes_are_doubled_whole_so_that_any_part_may_be_taken(tmp_path: Path, write_shards):
+    rows = [
+        ({"path": "clean.png", "role": "clean", "split": "train"}, np.zeros((48, 56, 3), np.uint8)),
+        (
+            {"path": "rain.png", "role": "rain-streak", "split": "train", "gt": "clean.png"},
+            np.random.default_rng(0).integers(0, 256, (48, 56), np.uint8),
+        ),
+    ]
+    bank = load_shards(write_shards(tmp_path, rows), "train").banks["rain_pairs"]
+    plane = bank.picture(0)[3:4]
+    doubled = torch.cat([plane, plane.flip(2)], dim=2)
+    doubled = torch.cat([doubled, doubled.flip(1)], dim=1)
+    four = torch.cat([doubled, doubled.flip(1)], dim=1)
+    for seed in range(20):
+        source = rng(seed)
+        torch.randint(1, (), generator=source)  # the plane
+        top, left = (int(torch.rand((), generator=source) * n) for n in (192 - 100 + 1, 112 - 70 + 1))
+        expected = four[None, :, top : top + 100, left : left + 70]
+        assert torch.equal(_streaks(bank, (100, 70), rng(seed)), expected)
 
 
 def test_what_degrades_a_picture_is_known_though_its_file_had_a_history(banks):

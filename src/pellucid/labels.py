@@ -293,12 +293,12 @@ def _more(kind: str, rng: torch.Generator) -> list[Degradation]:
 
 def _streaks(bank: Bank, size: Sequence[int], rng: torch.Generator) -> Tensor:
     """(1, 1, H, W) real streaks; a smaller plane is mirrored."""
+    height, width = size
     plane = bank.picture(int(torch.randint(len(bank), (), generator=rng)))[3:4]
-    for axis, length in ((1, size[0]), (2, size[1])):  # doubled whole, so that any part of it may be taken
-        while plane.shape[axis] < length:
-            plane = torch.cat([plane, plane.flip(axis)], dim=axis)
-    top, left = (int(_chance(rng) * (plane.shape[a] - n + 1)) for a, n in ((1, size[0]), (2, size[1])))
-    return plane[None, :, top : top + size[0], left : left + size[1]]
+    plane = mirrored(plane, height, width, whole=True)  # so that any part of it may be taken
+    rows, columns = plane.shape[-2:]
+    top, left = int(_chance(rng) * (rows - height + 1)), int(_chance(rng) * (columns - width + 1))
+    return plane[None, :, top : top + height, left : left + width]
 
 
 def _chance(rng: torch.Generator) -> float:

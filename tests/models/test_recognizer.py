@@ -134,6 +134,8 @@ def test_a_small_picture_is_continued_by_its_mirror_image(network):
     row = torch.arange(3.0).expand(1, 1, 2, 3)
     assert mirrored(row, 1, 8)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
     assert mirrored(row, 2, 3) is row
+    assert mirrored(row, 1, 4, whole=True)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0]
+    assert mirrored(row, 1, 7, whole=True)[0, 0, 0].tolist() == [0, 1, 2, 2, 1, 0] * 2
     small = pictures(1, 60, 70)
     with torch.inference_mode():
         crops, _ = network.look(small)

@@ -314,11 +314,15 @@ class RecognizerNetwork(nn.Module):
         return (near - near @ self.axes.T @ self.axes).square().mean(1)
 
 
-def mirrored(x: Tensor, height: int, width: int) -> Tensor:
-    """(..., H, W), continued by its mirror image to (..., height, width) at least: as noisy there as here."""
+def mirrored(x: Tensor, height: int, width: int, *, whole: bool = False) -> Tensor:
+    """(..., H, W), continued by its mirror image to (..., height, width) at least: as noisy there as here.
+
+    What is too small gets just that size; with `whole` it is doubled, whole, until it is large enough.
+    """
     for axis, length in ((-2, height), (-1, width)):
-        while x.shape[axis] < length:
-            x = torch.cat([x, x.flip(axis)], dim=axis).narrow(axis, 0, min(2 * x.shape[axis], length))
+        while (size := x.shape[axis]) < length:
+            x = torch.cat([x, x.flip(axis)], dim=axis)
+            x = x if whole else x.narrow(axis, 0, min(2 * size, length))
     return x
 
 
