@@ -30,6 +30,7 @@ def refused(monkeypatch, capsys, folder, tmp_path):
 def test_without_the_extra(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "pellucid.cluster.run", raising=False)
+    monkeypatch.delattr("pellucid.cluster.run", raising=False)  # which an import would take, too
     assert "pip install 'pellucid[ray]'" in refused("--ray", "local")
 
 
