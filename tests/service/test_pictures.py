@@ -90,7 +90,16 @@ def test_a_form_may_hold_the_options(client, picture):
     assert formed.content == raw.content
     wrong = client.post("/v1/restore", files=files, data={"strength": "2", "colour": "red"})
     assert wrong.status_code == 422
-    assert {fault["option"] for fault in wrong.json()["errors"]} == {"strength", "colour"}
+    sentence = "The strength is 2.0; expected a number from 0 (the input) to 1 (the network's result)."
+    unknown = "Extra inputs are not permitted."
+    told = wrong.json()
+    assert told["errors"] == [
+        {"option": "strength", "detail": sentence},
+        {"option": "colour", "detail": unknown},
+    ]
+    assert told["detail"] == f"strength: {sentence} colour: {unknown}"
+    queried = client.post("/v1/restore?strength=2", content=data, headers=PNG).json()
+    assert queried["detail"] == f"strength: {sentence}"
 
 
 def test_accept_chooses_report_and_image(client, picture):

@@ -104,10 +104,14 @@ def _allowed(app: FastAPI, path: str) -> str:
 
 def invalid_options(faults: list[Any], request_id: str) -> dict[str, Any]:
     """The problem for options that pydantic refuses."""
-    errors = [{"option": _option(fault["loc"]), "detail": str(fault["msg"])} for fault in faults]
-    listed = "; ".join(f"{error['option']}: {error['detail']}" for error in errors)
-    problem = _plain(422, "Options that can't be used.", f"{listed}.", request_id)
-    return problem | {"errors": errors}
+    errors = [{"option": _option(fault["loc"]), "detail": _sentence(fault)} for fault in faults]
+    listed = " ".join(f"{error['option']}: {error['detail']}" for error in errors)
+    return _plain(422, "Options that can't be used.", listed, request_id) | {"errors": errors}
+
+
+def _sentence(fault: dict[str, Any]) -> str:
+    """What is wrong: pydantic puts words before pellucid's own sentence, and no full stop behind its."""
+    return str(fault["ctx"]["error"]) if fault["type"] == "value_error" else f"{fault['msg']}."
 
 
 def _option(location: tuple[Any, ...]) -> str:
