@@ -31,6 +31,7 @@ def test_shipped_weights_have_rows(name):
         f"{path} does not say whether its test pictures were trained on: measure anew with --overwrite"
     )
     assert {row["guard"] for row in rows} == {"False"}  # what the network does, not the guard
+    assert {row.get("engine") or "torch" for row in rows} == {"torch"}  # older rows don't name it
     refuse_unknown_code(rows)
 
 

@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import json
 import math
@@ -20,6 +21,8 @@ from pellucid.cli import create_app
 from pellucid.data import center_crop
 from pellucid.errors import ImageTooLargeError, InputError, UnknownNameError, UnreadableImageError
 from pellucid.evaluate import add_noise, evaluate_denoising, evaluate_pairs
+from pellucid.evaluate.report import origins
+from pellucid.evaluate.scores import picture_table
 from pellucid.image_io import Limits
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.metrics.psnr_y import psnr_y
@@ -222,6 +225,30 @@ class Halver(IdentityRestorer):
     def __call__(self, image, **options):
         restoration = super().__call__(image, **options)
         return replace(restoration, image=replace(restoration.image, pixels=restoration.image.pixels / 2))
+
+
+class ByTwoEngines(IdentityRestorer):
+    """Runs every other picture by ONNX Runtime, as it says."""
+
+    done = 0
+
+    def __call__(self, image, **options):
+        self.done += 1
+        restoration = super().__call__(image, **options)
+        engine = "onnxruntime" if self.done % 2 else "torch"
+        return replace(restoration, report=replace(restoration.report, engine=engine))
+
+
+def test_results_name_the_engines_that_ran(pairs):
+    both = evaluate_pairs(ByTwoEngines(), pairs)
+    assert {picture.engine for picture in both.pictures} == {"onnxruntime", "torch"}
+    assert both.engine == both.to_dict()["engine"] == both.origin["engine"] == "onnxruntime and torch"
+    assert both.run_on == "cpu, float32, onnxruntime and torch"
+    rows = csv.DictReader(picture_table({"set": both}).splitlines())
+    assert [row["engine"] for row in rows] == [picture.engine for picture in both.pictures]
+    assert "onnxruntime" in origins({"set": both})[1][-1]
+    usual = evaluate_pairs(IdentityRestorer(), pairs)
+    assert (usual.engine, usual.run_on) == ("torch", "cpu, float32")
 
 
 def test_the_file_protocol_takes_whole_pictures_of_8_bits(pairs):

@@ -39,6 +39,7 @@ def test_the_table_holds_what_makes_a_row_again(shards):
     assert float(row["psnr_output"]) == pytest.approx(results["noise_15"].output.psnr, abs=1e-6)
     assert len(row["data_sha256"]) == 64
     assert {"weights_sha256", "commit", "version", "device", "precision"} <= set(row)
+    assert row["engine"] == "torch"
     assert next(r for r in rows if r["kind"] == "clean")["psnr_input"] == "inf"
 
 

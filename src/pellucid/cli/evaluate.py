@@ -327,7 +327,7 @@ def _print_origin(result: "Evaluation") -> None:
     weights = (result.weights_sha256 or "none")[:16]
     print(
         f"protocol {result.protocol_name}{result.told}, seed {result.seed}, data {result.data_sha256[:16]}, "
-        f"weights {weights}, code {result.code}, {result.device}, {result.precision}"
+        f"weights {weights}, code {result.code}, {result.run_on}"
     )
 
 

@@ -266,14 +266,15 @@ def compare(
     taken, look = choose_measures(protocol, measures), trained_on(restorer)
     scores: list[PictureScores] = []
     for done, (name, degraded, clean) in enumerate(pairs, start=1):
-        restored = protocol.finish(restorer(ImageBuffer(degraded), diagnosis=diagnosis).image.pixels)
+        restoration = restorer(ImageBuffer(degraded), diagnosis=diagnosis)
+        restored = protocol.finish(restoration.image.pixels)
         try:
             found = {m.name: Change(m(degraded, clean), m(restored, clean)) for m in taken}
         except InputError as error:
             raise InputError(f"{name} can't be measured. {error}") from error
         psnr, ssim = found[protocol.psnr], found[protocol.ssim]
         before, after = Scores(psnr.input, ssim.input), Scores(psnr.output, ssim.output)
-        scores.append(PictureScores(name, before, after, found, look(clean)))
+        scores.append(PictureScores(name, before, after, found, look(clean), restoration.report.engine))
         if witness is not None:
             witness(scores[-1], degraded, restored, clean)
         if progress is not None:

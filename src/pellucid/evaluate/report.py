@@ -162,7 +162,7 @@ def origins(results: dict[str, Evaluation]) -> list[list[str]]:
                 result.data_sha256[:16],
                 (result.weights_sha256 or "none")[:16],
                 result.code,
-                f"{result.device}, {result.precision}",
+                result.run_on,
             ]
         )
     return rows

@@ -49,6 +49,7 @@ class PictureScores:
         input, output: PSNR and SSIM of the degraded and of the restored picture.
         measures: every measure by its name.
         trained_on: whether the clean picture is among the training pictures; none if that is not known.
+        engine: what ran the network, as in a restorer's report.
     """
 
     name: str
@@ -56,6 +57,7 @@ class PictureScores:
     output: Scores
     measures: dict[str, Change]
     trained_on: bool | None = None
+    engine: str = "torch"
 
     @property
     def gain(self) -> float:
@@ -91,6 +93,7 @@ class Evaluation:
         protocol_name: "papers", "papers-y" or "files".
         measures: every measure by its name, with intervals.
         model, weights_sha256, device, precision: as in a restorer's report.
+        engine: likewise; "onnxruntime and torch" if some pictures were run by one and some by the other.
         diagnosis: what a guided network was told, "recognized" where a recognizer told it; else none.
         guard: whether a recognizer could leave pictures, or their light, alone. Where the caller says what is
             wrong, it is not asked.
@@ -113,6 +116,7 @@ class Evaluation:
     weights_sha256: str | None
     device: str
     precision: str
+    engine: str
     diagnosis: str | None
     guard: bool
     recognizer_sha256: str | None
@@ -174,6 +178,11 @@ class Evaluation:
         return f"{commit[:12]}{plus}{changes}" if commit else f"pellucid {self.version}"
 
     @property
+    def run_on(self) -> str:
+        """Device, precision, and the engine if it is not torch."""
+        return ", ".join([self.device, self.precision, *([self.engine] if self.engine != "torch" else [])])
+
+    @property
     def origin(self) -> dict[str, Any]:
         """What a row of a table carries beside its numbers."""
         return {
@@ -188,6 +197,7 @@ class Evaluation:
             "seed": self.seed,
             "device": self.device,
             "precision": self.precision,
+            "engine": self.engine,
             "leak": str(self.leak),
         }
 
@@ -231,6 +241,7 @@ def summarize(
         weights_sha256=report.weights_sha256,
         device=report.device,
         precision=report.precision,
+        engine=" and ".join(sorted({s.engine for s in scores})),
         diagnosis=RECOGNIZED if told else diagnosis,
         guard=guarded,
         recognizer_sha256=recognizer,
@@ -317,6 +328,7 @@ def picture_table(results: dict[str, Evaluation]) -> str:
             },
             "prompt": result.diagnosis,
             **result.origin,
+            "engine": picture.engine,
         }
         for name, result in results.items()
         for picture in result.pictures
