@@ -190,12 +190,8 @@ def load_shards(root: str | Path, split: str) -> Shards:
     root = Path(root)
     files = _read_manifest(root)
     hashes: dict[str, str] = {f["path"]: f["sha256"] for f in files}
-    chosen = sorted((f for f in files if f["split"] == split), key=lambda f: f["path"])
-    if split == "train":
-        held_out = {path for f in files if f["split"] == "val" for path in _paths(f)}
-        contents = {hashes[path] for path in held_out if path in hashes}
-        chosen = [f for f in chosen if not any(p in held_out or hashes.get(p) in contents for p in _paths(f))]
-    missing = [path for f in chosen for path in _paths(f) if not (root / path).is_file()]
+    chosen = sorted(rows_of_split(files, split), key=lambda f: f["path"])
+    missing = [path for f in chosen for path in paths_of_row(f) if not (root / path).is_file()]
     if missing:
         raise RecipeError(
             f"{len(missing)} files of {root / 'manifest.json'} are missing, the first is {missing[0]}. "
@@ -251,6 +247,21 @@ def load_shards(root: str | Path, split: str) -> Shards:
     return Shards(banks, hashlib.sha256(listing.encode()).hexdigest())
 
 
+def rows_of_split(files: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    """A manifest's rows of one split; of "train", those that share no file (path or bytes) with "val"."""
+    chosen = [f for f in files if f["split"] == split]
+    if split != "train":
+        return chosen
+    hashes: dict[str, str] = {f["path"]: f["sha256"] for f in files}
+    held_out = {path for f in files if f["split"] == "val" for path in paths_of_row(f)}
+    contents = {hashes[path] for path in held_out if path in hashes}
+
+    def is_held_out(path: str) -> bool:
+        return path in held_out or hashes.get(path) in contents
+
+    return [f for f in chosen if not any(map(is_held_out, paths_of_row(f)))]
+
+
 def _read_manifest(root: Path) -> list[dict[str, Any]]:
     """The manifest's rows, each with all that its role asks for."""
     needed = {"rain-streak": {"gt"}, "haze-depth": {"rgb", "depth_scale"}}
@@ -276,7 +287,7 @@ def _read_manifest(root: Path) -> list[dict[str, Any]]:
     return files
 
 
-def _paths(file: dict[str, Any]) -> list[str]:
+def paths_of_row(file: dict[str, Any]) -> list[str]:
     """The files that one row of a manifest names: its own, and those it links to."""
     return [file[key] for key in ("path", "gt", "rgb") if key in file]
 

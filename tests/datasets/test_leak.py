@@ -1,6 +1,7 @@
 """Test pictures among training pictures: found by content, whatever they are called."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pellucid.data import load_shards
 from pellucid.datasets.leak import NEAR, LeakReport, find_leaks, perceptual_hash, refuse_leaks
 from pellucid.errors import InputError, LeakError
 
@@ -181,6 +183,24 @@ def test_of_shards_only_what_training_reads_is_compared(shards: Path, tmp_path: 
         picture.save(tmp_path / "train.bmp")
     assert names(find_leaks([shards], [tmp_path])) == [("train.bmp", Path(used).name, "pixels")]
     assert find_leaks([shards], [shards]).leaks == ()  # its own validation pictures
+
+
+def test_what_training_holds_back_for_validation_is_no_training_picture(
+    tmp_path: Path, write_shards: Callable[..., Path]
+) -> None:
+    held = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    rows = [
+        ({"path": f"{name}.png", "role": "clean", "split": split}, pixels)
+        for name, split, pixels in (
+            ("val", "val", held),
+            ("again", "train", held),
+            ("own", "train", 255 - held),
+        )
+    ]
+    shards = write_shards(tmp_path / "shards", rows)
+    assert load_shards(shards, "train").banks["clean"].names == ("own.png",)
+    report = find_leaks([shards], [shards])
+    assert (report.train, report.leaks) == (1, ())
 
 
 def test_the_hash_that_a_manifest_states_is_taken(shards: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.data import paths_of_row, rows_of_split
 from pellucid.datasets.files import SUFFIXES, check_regular, picture_size, pixels_of, walk
 from pellucid.errors import InputError, LeakError, PellucidError
 
@@ -101,8 +102,8 @@ def find_leaks(
     Without `near` only pictures are decoded whose size is that of a picture on the other side.
 
     Args:
-        train: files, and folders, searched in depth. Of a folder of shards, the pictures that its
-            `manifest.json` gives to training, with the hashes that it states.
+        train: files, and folders, searched in depth. Of a folder of shards, the pictures that training takes
+            of its `manifest.json`, with the hashes that it states; what validation uses, too, is held back.
         test: files, and folders, searched in depth. Of a folder of shards, the pictures for validation.
         near: also compare perceptual hashes, and report pictures that differ in so many bits or fewer; `NEAR`
             suits copies.
@@ -208,8 +209,7 @@ def _shard_pictures(folder: Path, split: str) -> list[_Picture] | None:
     try:
         rows: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
         hashes = {row["path"]: row["sha256"] for row in rows}
-        # A row names its own picture, and those that are read with it.
-        named = (row[k] for row in rows if row["split"] == split for k in ("path", "gt", "rgb") if k in row)
+        named = (path for row in rows_of_split(rows, split) for path in paths_of_row(row))
         return [_Picture(folder / path, hashes.get(path)) for path in dict.fromkeys(named)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
