@@ -167,7 +167,7 @@ def test_a_process_does_so_many_tasks_and_is_replaced(picture, monkeypatch):
 def test_a_picture_beyond_the_limit_is_refused_by_its_header(picture):
     async def ask(codec):
         with pytest.raises(
-            ImageTooLargeError, match=r"60 x 40 pixels \(2,400 px\); the limit is 2,399 px\. Split it"
+            ImageTooLargeError, match=r"60 x 40 pixels \(2,400 px\); the limit is 2,399 px\. Send a smaller"
         ):
             await codec.header(picture())
 

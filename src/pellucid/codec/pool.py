@@ -114,7 +114,8 @@ class CodecPool:
             header = replace(told, width=width, height=height, has_alpha=bool(told.has_alpha))
             if min(width, height) < 1:
                 raise ValueError(f"{width} x {height} pixels")
-        Limits(self._limits.max_pixels).check(header.width, header.height, "The picture")
+        limits = Limits(self._limits.max_pixels)
+        limits.check(header.width, header.height, "The picture", "Send a smaller one.")
         return header
 
     def decode(self, data: bytes) -> "Future[ImageBuffer]":

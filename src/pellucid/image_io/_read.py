@@ -34,6 +34,7 @@ from pellucid.image_io._formats import (
 from pellucid.image_io._inspect import Facts, inspect
 
 Create = Callable[[tuple[int, int, int]], Tensor]
+_SPLIT = "Split it, or raise the limit where there is --max-pixels (in Python: Limits)."
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ class Limits:
 
     max_pixels: int = 250_000_000
 
-    def check(self, width: int, height: int, name: str) -> None:
+    def check(self, width: int, height: int, name: str, remedy: str = _SPLIT) -> None:
         """Refuse a picture by its size, before it is decoded.
+
+        Args:
+            width, height: in pixels.
+            name: of the picture, with which the sentence begins.
+            remedy: what to do, as a sentence, where the limit is not the caller's to raise.
 
         Raises:
             ImageTooLargeError: more pixels than allowed.
@@ -55,8 +61,7 @@ class Limits:
         if width * height > self.max_pixels:
             raise ImageTooLargeError(
                 f"{name} is {width:,} x {height:,} pixels ({_count(width * height)}); the limit is "
-                f"{_count(self.max_pixels)}. Split it, or raise the limit where there is --max-pixels "
-                "(in Python: Limits)."
+                f"{_count(self.max_pixels)}. {remedy}"
             )
 
 
