@@ -31,7 +31,7 @@ from pellucid.diagnosis import Recognizer
 from pellucid.errors import UnreadableImageError
 from pellucid.evaluate.scores import TOLERANCE
 from pellucid.labels import validation_shards
-from pellucid.light import keep_coarse, keep_light
+from pellucid.light import keep_all_but_blur
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.weights import DEFAULT
 
@@ -118,7 +118,7 @@ def measure(restorer, recognizer, degraded, clean) -> tuple[bool, float, float, 
     if alone:
         return alone, before, after, before
     if restorer.keeps_light(found):
-        restored = keep_coarse(degraded[0], keep_light(degraded[0], restored[0]), found.blur_radius)[None]
+        restored = keep_all_but_blur(degraded[0], restored[0], found.blur_radius)[None].clamp(0, 1)
     return alone, before, after, psnr_rgb(restored, clean)
 
 

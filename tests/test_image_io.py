@@ -1058,7 +1058,7 @@ def test_targets_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
-        (errno.EROFS, "Change the permissions of the file and its folder, or"),
+        (errno.EROFS, "Choose another folder: this disk is read-only."),
         (errno.EACCES, "Change the permissions of the file and its folder, or"),
         (errno.ENOSPC, "Free some space or"),
         (errno.ENAMETOOLONG, "Choose another name or"),

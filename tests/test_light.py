@@ -106,7 +106,6 @@ def test_a_coarse_change_beside_a_fine_one_is_taken_back():
     degraded, fine = smooth(96, 128), 0.01 * noise(96, 128)
     kept = keep_coarse(degraded, 0.7 * degraded + 0.1 + fine, 2.0)
     assert (kept - degraded - fine).square().mean().sqrt() < 0.003  # the noise has little that is coarse
-    assert not torch.equal(kept, degraded)
 
 
 def test_a_fine_change_stays_with_all_that_is_coarse_in_it():

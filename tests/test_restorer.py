@@ -87,7 +87,8 @@ class Brighter(Toy):
 
 
 def test_output_stays_in_range():
-    restored = toy(Brighter(ToyConfig()), guard=False)(torch.rand(3, 40, 40)).tensor
+    ramp = torch.linspace(0, 1, 40).expand(3, 40, 40)
+    restored = toy(Brighter(ToyConfig()), guard=False)(ramp).tensor
     assert float(restored.min()) == 0
     assert float(restored.max()) == 1
 
@@ -352,25 +353,37 @@ def test_light_is_kept_where_surely_nothing_changed_it(oracle, guard, kept):
     assert not torch.equal(restorer.run(picture), restorer.run(picture, light_kept=True))
 
 
-@pytest.mark.parametrize("oracle", [Oracle(blur=5.0), Oracle(jpeg=5.0)])
-def test_beyond_the_radius_of_the_blur_that_was_found_no_coarse_change_is_kept(oracle, monkeypatch):
+@pytest.mark.parametrize(("oracle", "radius"), [(Oracle(blur=5.0), 30.0), (Oracle(jpeg=5.0), 0.0)])
+def test_the_radius_of_the_blur_that_was_found_parts_coarse_from_fine(oracle, radius, monkeypatch):
     restorer, asked = guarded(oracle), []
     monkeypatch.setattr(
-        "pellucid.restorer.keep_coarse", lambda _, restored, radius: asked.append(radius) or restored
+        "pellucid.restorer.keep_all_but_blur", lambda _, restored, radius: asked.append(radius) or restored
     )
-    found = restorer(torch.rand(3, 40, 50)).report.recognized
-    assert asked == [found["strengths"].get("blur", 0.0)]
+    restorer(torch.rand(3, 40, 50))
+    restorer.run(torch.rand(3, 40, 50), light_kept=True, blur_radius=7.0)
+    assert asked == [pytest.approx(radius, rel=0.01), 7.0]
 
 
 def test_light_is_not_kept_where_the_picture_is_too_small_to_tell():
     assert "light_kept" not in guarded(Oracle(blur=5.0))(torch.rand(3, 31, 50)).report.guards
 
 
+class Contrast(Toy):
+    """Takes every picture for hazy."""
+
+    def forward(self, x: Tensor, prompt: Tensor | None = None) -> Tensor:
+        return 2 * x - 0.5
+
+
 def test_light_is_kept_in_files_as_in_memory(tmp_path):
-    restorer, picture = guarded(Oracle(blur=5.0)), torch.rand(3, 70, 50)
+    found = Recognizer(Oracle(jpeg=5.0), name="oracle")
+    restorer = toy(Contrast(ToyConfig()), guard=True, recognizer=found)
+    picture = (0.5 + 0.2 * torch.linspace(0, 20, 70).sin())[None, :, None].expand(3, 70, 50).clone()
     in_file = scratch.create(tuple(picture.shape), picture.dtype, tmp_path)
     in_file.copy_(picture)
-    assert torch.equal(restorer(ImageBuffer(in_file)).tensor, restorer(picture).tensor)
+    restored = restorer(ImageBuffer(in_file)).tensor
+    assert torch.equal(restored, restorer(picture).tensor)
+    assert (restored - picture).abs().mean() < 0.3 * (restorer.run(picture) - picture).abs().mean()
 
 
 def test_a_guided_network_is_told_by_the_recognizer_and_the_report_says_so():

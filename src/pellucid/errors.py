@@ -297,7 +297,9 @@ def write_remedy(error: Exception) -> str:
     match error:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return "Free some space or choose another folder."
-        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
+        case OSError(errno=errno.EROFS):
+            return "Choose another folder: this disk is read-only."
+        case OSError(errno=errno.EACCES | errno.EPERM):
             return "Change the permissions of the file and its folder, or choose another folder."
         case _:
             return "Choose another name or folder."

@@ -45,10 +45,11 @@ def keep_light(degraded: Tensor, restored: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def keep_coarse(degraded: Tensor, restored: Tensor, radius: float) -> Tensor:
-    """The restored picture without its coarse change, where that is too large to come from undoing a blur.
+    """The restored picture without its coarse change, where undoing a blur does not explain it.
 
-    Coarse is the change's Gaussian mean over twice the blur's radius, fine is what that leaves; their root
-    mean squares over the whole picture are compared. Between two limits a share of the coarse change is kept.
+    Coarse is the change's Gaussian mean, with twice the blur's radius as standard deviation and 1.5 pixels at
+    least; fine is what that leaves. Their root mean squares over the whole picture are compared: between two
+    ratios a share of the coarse change is kept.
 
     Args:
         degraded, restored: (3, H, W) in [0, 1], on one device.
@@ -58,13 +59,12 @@ def keep_coarse(degraded: Tensor, restored: Tensor, radius: float) -> Tensor:
         (3, H, W), beyond [0, 1] where a steep change is left by itself; `restored` if all of it is kept.
     """
     deviation = max(LEAST_DEVIATION, COARSE * radius)
-    squares = sum(
-        torch.stack([coarse.square().sum(), fine.square().sum()]).double()
-        for _, coarse, fine in _parted(degraded, restored, deviation)
-    )
-    coarse_change, fine_change = torch.as_tensor(squares).sqrt().tolist()
+    coarse_energy = fine_energy = 0.0
+    for _, coarse, fine in _parted(degraded, restored, deviation):
+        coarse_energy += float(coarse.square().sum())
+        fine_energy += float(fine.square().sum())
     least, most = EXCESS
-    excess = coarse_change / max(fine_change, 1e-9)
+    excess = math.sqrt(coarse_energy) / max(math.sqrt(fine_energy), 1e-9)
     if excess <= least:
         return restored
     share = max(0.0, (most - excess) / (most - least))
@@ -74,19 +74,28 @@ def keep_coarse(degraded: Tensor, restored: Tensor, radius: float) -> Tensor:
     return kept
 
 
+def keep_all_but_blur(degraded: Tensor, restored: Tensor, radius: float) -> Tensor:
+    """`keep_light` and `keep_coarse`: the restored picture, in which nothing but a blur or JPEG is undone.
+
+    Returns:
+        (3, H, W) as `keep_coarse`; the memory of `restored` is used.
+    """
+    return keep_coarse(degraded, keep_light(degraded, restored), radius)
+
+
 def _parted(degraded: Tensor, restored: Tensor, deviation: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Bands of rows, each with the coarse and the fine part of what was changed there."""
-    reach = math.ceil(3 * deviation)
+    reach, height = math.ceil(3 * deviation), restored.shape[1]
     line = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = (-0.5 * (line / deviation) ** 2).exp()
-    kernel = (weights / weights.sum()).to(restored).expand(3, 1, 1, -1)
-    for rows in scratch.bands(restored.shape[1], restored[:, 0].nbytes):
-        around = slice(max(0, rows.start - reach), rows.stop + reach)
+    kernel = (weights / weights.sum()).to(restored.device, restored.dtype).expand(3, 1, 1, -1)
+    for rows in scratch.bands(height, restored[:, 0].nbytes):
+        around = slice(max(0, rows.start - reach), min(height, rows.stop + reach))
         change = restored[:, around] - degraded[:, around]
-        wide = F.pad(change[None], (reach, reach, reach, reach), "replicate")
-        mean = F.conv2d(F.conv2d(wide, kernel, groups=3), kernel.transpose(2, 3), groups=3)[0]
-        inside = slice(rows.start - around.start, rows.stop - around.start)
-        yield rows, mean[:, inside], (change - mean)[:, inside]
+        above, below = rows.start - around.start, around.stop - rows.stop
+        wide = F.pad(change[None], (reach, reach, reach - above, reach - below), "replicate")
+        coarse = F.conv2d(F.conv2d(wide, kernel.transpose(2, 3), groups=3), kernel, groups=3)[0]
+        yield rows, coarse, change[:, above : change.shape[1] - below] - coarse
 
 
 def _bands(picture: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -48,7 +48,7 @@ class Report:
         guards: verdicts: "redone_in_float32" (some tile was not finite in bf16), "replanned" (memory ran out,
             tiles, or smaller ones, were taken), "left_alone" (nothing was found to mend: the input's own
             pixels came back), "light_kept" (nothing was found that changes light: local means
-            of it are the input's, and no change is coarser than undoing a blur can be).
+            of it are the input's, and a coarse change that undoing a blur does not explain is taken back).
         seconds: "read", "restore", and "recognize" where a recognizer ran.
         recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
             did not run.

@@ -24,7 +24,7 @@ from pellucid.engines import Engine
 from pellucid.errors import InputError, PellucidError, UnsupportedDtypeError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import Limits, read_image
-from pellucid.light import keep_coarse, keep_light
+from pellucid.light import keep_all_but_blur
 from pellucid.models import ModelSpec
 from pellucid.picture import Picture, keep, open_picture
 from pellucid.registry import unknown_name
@@ -263,8 +263,9 @@ class TorchRestorer(NetworkRunner, _Streaming):
         report = dataclasses.replace(
             self.describe(), strength=kept.plain, diagnosis=diagnosis, seconds=seconds
         )
+        radius = 0.0
         if not report.untouched and diagnosis is None and self.recognizes:
-            report = self._recognized(degraded, report)
+            report, radius = self._recognized(degraded, report)
         if report.untouched:
             if progress is not None:
                 progress(1, 1)
@@ -274,8 +275,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         restored, plan, guards = self.restore_pixels(degraded.pixels, prompt, progress)
         whole = isinstance(plan, StripPlan)
         if report.guards.get("light_kept"):
-            restored = keep_light(degraded.pixels, restored)
-            restored = keep_coarse(degraded.pixels, restored, _blur_radius(report))
+            restored = keep_all_but_blur(degraded.pixels, restored, radius)
         pixels = kept.mix(degraded.pixels, restored)
         report = dataclasses.replace(
             report,
@@ -303,8 +303,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
 
         Args:
             degraded, diagnosis, strength: as for a call.
-            light_kept: scale it so that local means of light are the input's, and take back a change that is
-                too coarse to undo a blur (`pellucid.light`).
+            light_kept: undo nothing but a blur or JPEG (`pellucid.light.keep_all_but_blur`).
             blur_radius: of that blur, root mean square in pixels; 0 if there is none.
             told: called with the verdicts "redone_in_float32" and "replanned" (see `Report`).
 
@@ -315,7 +314,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         restored, _, guards = self.restore_pixels(degraded, self._prompt(diagnosis), None)
         told(guards)
         if light_kept:
-            restored = keep_coarse(degraded, keep_light(degraded, restored), blur_radius)
+            restored = keep_all_but_blur(degraded, restored, blur_radius)
         return (strength or Strength()).mix(degraded, restored)
 
     def read(self, path: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageBuffer:
@@ -376,18 +375,21 @@ class TorchRestorer(NetworkRunner, _Streaming):
         """What a guided network may be told; nothing for a blind one."""
         return self.network.config.prompts if self.spec.guided else ()  # type: ignore[union-attr, return-value]
 
-    def _recognized(self, degraded: ImageBuffer, report: Report) -> Report:
-        """The report, with what the recognizer found, what a guided network is told, and the verdict."""
+    def _recognized(self, degraded: ImageBuffer, report: Report) -> tuple[Report, float]:
+        """The report, with what the recognizer found, what a guided network is told, and the verdict; and the
+        radius of the blur.
+        """
         found = self.recognizer.diagnose(degraded.pixels)
         alone = self.leaves_alone(found)
         verdicts = {"left_alone": alone, "light_kept": not alone and self.keeps_light(found)}
-        return dataclasses.replace(
+        report = dataclasses.replace(
             report,
             diagnosis=found.prompt(self.prompts),
             recognized=found.to_dict(),
             guards={verdict: True for verdict, holds in verdicts.items() if holds},
             seconds=report.seconds | {"recognize": found.seconds},
         )
+        return report, found.blur_radius
 
     def leaves_alone(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and nothing seems wrong that a guided network could be told of."""
@@ -410,11 +412,6 @@ class TorchRestorer(NetworkRunner, _Streaming):
         if diagnosis not in self.prompts:
             raise InputError(unknown_name(f"prompt of {self.name}", str(diagnosis), list(self.prompts)))
         return self.prompts.index(diagnosis)
-
-
-def _blur_radius(report: Report) -> float:
-    """Of the blur that the recognizer found, in pixels; 0 without one."""
-    return report.recognized["strengths"].get("blur", 0.0) if report.recognized else 0.0
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
+from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError, write_remedy
 
 ENCODERS = {
     ".mp4": ("libx264", "libx265"),
@@ -127,7 +127,7 @@ def _writing(path: Path) -> Generator[None]:
         yield
     except av().error.FFmpegError as error:
         raise InputError(
-            f"{path} can't be written: {error.strerror}. Free some space, or choose another output or suffix."
+            f"{path} can't be written: {error.strerror}. {write_remedy(error)} Another suffix may do, too."
         ) from error
 
 

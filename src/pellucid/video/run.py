@@ -45,7 +45,7 @@ class VideoReport:
         guards: number of frames by verdict, "redone_in_float32" and "replanned", as in
             `pellucid.restoration.Report`.
         shots: per shot its first frame, verdict, kinds found, the prompt, whether it was left alone, or
-            kept its light, and the radius of its blur in pixels.
+            kept its light, and the radius of its blur in pixels, 0 if none was found.
         streams_copied: of sound and subtitles.
         not_copied: words for what the target's format can't hold.
         flicker: see `pellucid.video.steady.Flicker.to_dict`.
@@ -290,13 +290,13 @@ class _Run:
                 sum(map(holds, found)) * 2 > len(found)
                 for holds in (self.restorer.leaves_alone, self.restorer.keeps_light)
             )
-            radius = statistics.median(diagnosis.blur_radius for diagnosis in found)
+            radius = statistics.median_high(diagnosis.blur_radius for diagnosis in found)
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
             named = [diagnosis.prompt(self.restorer.prompts) for diagnosis in found]
             prompt = max(named, key=named.count)
-        kept = {"left_alone": alone, "light_kept": light_kept, "blur_radius": radius}
-        self.journal.shots.append(shot | {"prompt": prompt} | kept)
+        shot |= {"prompt": prompt, "left_alone": alone, "light_kept": light_kept, "blur_radius": radius}
+        self.journal.shots.append(shot)
         self.light = SteadyLight()
         self.flicker.begin()
         for router in self.routers:
@@ -314,7 +314,7 @@ class _Run:
             diagnosis=shot["prompt"],
             strength=self.strength,
             light_kept=shot["light_kept"],
-            blur_radius=shot["blur_radius"],
+            blur_radius=shot.get("blur_radius", 0.0),  # none in a journal from before there was one
             told=self._count,
         )
         if self.steady:
