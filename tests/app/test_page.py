@@ -61,6 +61,21 @@ def test_all_that_was_dropped_goes_with_the_browser(client, running, photo):
     assert not [path for path in files_below(running.desk.folder) - before if path.suffix == ".jpg"]
 
 
+def test_an_upload_leaves_no_other_file(client, running, photo):
+    before = files_below(running.desk.folder)
+    client.predict([handle_file(photo(seed=9))], api_name="/look")
+    client.predict([handle_file(photo(seed=9))], "small", "", False, api_name="/restore")
+    assert not [path for path in files_below(running.desk.folder) - before if path.stat().st_size == 0]
+
+
+def test_a_file_that_is_not_named_like_a_picture_gets_a_sentence(client, tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(
+        AppError, match=r"notes\.txt is not named like a picture; expected a name ending in \."
+    ):
+        client.predict([handle_file(tmp_path / "notes.txt")], api_name="/look")
+
+
 def test_hostile_files_get_a_sentence(client, photo, tmp_path):
     cases = {
         "cut.jpg": photo().read_bytes()[:700],

@@ -9,7 +9,9 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.data_classes import ListFiles
 from gradio.events import EventData
+from gradio_client.utils import is_valid_file
 
 from pellucid.app.desk import Desk, Options, Session, Step
 from pellucid.app.sentences import read_sentences
@@ -69,6 +71,7 @@ class Page:
             elem_id="pictures",
             height=180,
         )
+        self.files.preprocess = _paths_of(self.files)
         self.paste = gr.Button(words["paste"], size="md")
         prompts = desk.prompts(desk.models[0])
         with gr.Accordion(words["options"], open=False):
@@ -405,6 +408,20 @@ def _only_uploads(block: Block) -> Any:
         return await take(url_or_file_path)
 
     return take_upload
+
+
+def _paths_of(files: gr.File) -> Any:
+    """Gives the paths of uploads; Gradio's own way makes an empty file for each, at every use of the list."""
+
+    def paths(payload: ListFiles | None) -> list[str]:
+        named = [file.path for file in payload or ()]
+        for path in named:
+            if not is_valid_file(path, files.file_types or []):
+                told = f"{Path(path).name} is not named like a picture; expected a name ending in "
+                raise gr.Error(f"{told}{', '.join(IMAGE_SUFFIXES)}. Rename it.", print_exception=False)
+        return named
+
+    return paths
 
 
 def _strength(strength: float, light: float, detail: float) -> Strength:
