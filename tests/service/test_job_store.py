@@ -49,6 +49,20 @@ def test_the_way_of_a_job(store, tmp_path):
     assert files(tmp_path) == []
 
 
+def test_expiry_counts_from_a_jobs_end(store, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(job_store.time, "time", lambda: clock[0])
+    job, waiting = add(store, b"1"), add(store, b"2")
+    store.begin()
+    clock[0] += 100
+    store.finish(job.id, b"restored", {})
+    clock[0] += 50
+    assert store.expire(60) == 0  # made long ago, ended just now
+    clock[0] += 11
+    assert store.expire(60) == 1
+    assert store.find(job.id) is None and store.find(waiting.id) is not None
+
+
 def test_what_a_killed_service_left(store, tmp_path):
     job, other = add(store), add(store, b"other")
     for attempt in range(1, MOST_ATTEMPTS + 1):

@@ -1,9 +1,13 @@
+import contextlib
 import json
 import sqlite3
 import threading
 import time
+from datetime import datetime
 
 import pytest
+
+from pellucid.service.job_store import JobStore
 
 PNG = {"Content-Type": "image/png"}
 
@@ -35,6 +39,8 @@ def test_a_job_gives_what_a_request_gives(client, picture, until):
     assert (job["state"], job["format"], job["pixels"], job["attempts"]) == ("done", "webp", 2400, 1)
     assert job["report"]["strength"] == 0.5
     assert job["created"] <= job["started"] <= job["finished"] < job["expires"]
+    kept = datetime.fromisoformat(job["expires"]) - datetime.fromisoformat(job["finished"])
+    assert kept.total_seconds() == pytest.approx(24 * 3600, abs=0.002)  # from its end, not from its making
     result = client.get(f"{path}/result")
     assert result.headers["content-type"] == "image/webp"
     direct = client.post("/v1/restore?format=webp&strength=0.5", content=data, headers=PNG)
@@ -186,6 +192,19 @@ def test_a_stop_interrupts_a_job_and_the_next_start_does_it(serve, picture, unti
     with serve(data=folder) as one, one.client() as client:
         job = ended(client, path, until)
         assert (job["state"], job["attempts"]) == ("done", 1)
+
+
+def test_a_stop_waits_for_the_running_job(serve, picture, until, tmp_path):
+    gate, folder = threading.Event(), tmp_path / "jobs"
+    with serve(gate=gate, data=folder, drain_seconds=20) as one, one.client() as client:
+        path = client.post("/v1/jobs", content=picture(), headers=PNG).headers["location"]
+        until(lambda: client.get(path).json()["state"] == "running")
+        one.server.handle_exit(15, None)
+        until(lambda: not one.service.ready)
+        time.sleep(0.3)
+        gate.set()
+    with contextlib.closing(JobStore(folder, 1)) as store:
+        assert store.counts() == {"queued": 0, "running": 0, "done": 1, "failed": 0, "canceled": 0}
 
 
 def test_a_stop_waits_for_what_is_under_way(serve, picture, until):
