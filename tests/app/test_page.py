@@ -110,6 +110,16 @@ def named(path: str | Path, part: str = "model") -> dict:
     return given | {part: [file] if part == "files" else file}
 
 
+def sent(browser: httpx.Client, function: str, data: list) -> str:
+    """What the page answers a browser that sends this, whether or not its page offers it."""
+    page = str(browser.base_url).removesuffix("gradio_api/")
+    known = browser.get(f"{page}config").json()["dependencies"]
+    (index,) = (each["id"] for each in known if each["api_name"] == function)
+    told = {"data": data, "fn_index": index, "session_hash": "thief"}
+    browser.post("/queue/join", json=told).raise_for_status()
+    return browser.get("/queue/data", params={"session_hash": "thief"}).text
+
+
 def files_below(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
@@ -121,6 +131,14 @@ def test_nothing_is_fetched_from_elsewhere(part, client):
         client.predict(*given, False, api_name="/restore")
 
 
+def test_nor_by_a_part_that_a_choice_changed(running):
+    """Gradio makes the list of prompts anew for the session."""
+    with httpx.Client(base_url=f"{running.url}/gradio_api", trust_env=False, timeout=30) as browser:
+        assert '"success":true' in sent(browser, "choose_model", ["small"])
+        given = named("http://127.0.0.1:9/cat.jpg", "prompt").values()
+        assert "fetched from elsewhere" in sent(browser, "restore", [*given, False, "torch"])
+
+
 @pytest.mark.parametrize("part", ["files", "model", "prompt"])
 @pytest.mark.parametrize("suffix", ["of a picture", "of none"])
 def test_files_of_the_machine_are_not_taken(suffix, part, running, photo):
@@ -128,14 +146,7 @@ def test_files_of_the_machine_are_not_taken(suffix, part, running, photo):
     before = files_below(running.desk.folder)
     with httpx.Client(base_url=f"{running.url}/gradio_api", trust_env=False, timeout=30) as browser:
         # Gradio's own client would upload the file.
-        told = {"data": [*named(path, part).values(), False, "torch"], "session_hash": "thief"}
-        (restore,) = (
-            each["id"]
-            for each in browser.get(f"{running.url}/config").json()["dependencies"]
-            if each["api_name"] == "restore"
-        )
-        browser.post("/queue/join", json=told | {"fn_index": restore}).raise_for_status()
-        events = browser.get("/queue/data", params={"session_hash": "thief"}).text
+        events = sent(browser, "restore", [*named(path, part).values(), False, "torch"])
     assert "not uploaded" in events and '"success":false' in events
     assert files_below(running.desk.folder) == before
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
 from gradio.data_classes import ListFiles
 from gradio.events import EventData
 from gradio_client.utils import is_valid_file
@@ -58,8 +57,7 @@ class Page:
                 with gr.Column(scale=2, min_width=300):
                     self._lay_out_output()
             self._connect(blocks)
-        for block in blocks.blocks.values():  # Gradio looks for files in all that a browser sends
-            block.async_move_resource_to_block_cache = _only_uploads(block)
+        blocks.preprocess_data = _only_uploads(blocks)
         return blocks
 
     def _lay_out_input(self) -> None:
@@ -397,17 +395,28 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def _only_uploads(block: Block) -> Any:
-    """Gradio's way to take a file, but for addresses: it would fetch what a browser names."""
-    take = block.async_move_resource_to_block_cache
+def _only_uploads(blocks: gr.Blocks) -> Any:
+    """Gradio's way to take what a browser sends, but for addresses in it: it would fetch them.
 
-    async def take_upload(url_or_file_path: str | Path | None) -> str | None:
-        if str(url_or_file_path).lower().startswith(("http:", "https:")):
+    All of the page's parts go through it, those too that Gradio makes anew for a session.
+    """
+    take = blocks.preprocess_data
+
+    async def take_uploads(block_fn: Any, inputs: list[Any], *more: Any, **options: Any) -> list[Any]:
+        if _names_address(inputs):
             told = "No picture is fetched from elsewhere. Upload the file itself."
             raise gr.Error(told, print_exception=False)
-        return await take(url_or_file_path)
+        return await take(block_fn, inputs, *more, **options)
 
-    return take_upload
+    return take_uploads
+
+
+def _names_address(sent: Any) -> bool:
+    """Whether a file anywhere in what a browser sent lies at an address of the web."""
+    if isinstance(sent, dict):
+        place = str(sent.get("path", "")).lower()
+        return place.startswith(("http:", "https:")) or any(map(_names_address, sent.values()))
+    return isinstance(sent, list | tuple) and any(map(_names_address, sent))
 
 
 def _paths_of(files: gr.File) -> Any:
