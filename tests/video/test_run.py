@@ -251,7 +251,7 @@ def test_a_film_in_rgb_keeps_its_colors_and_transparency_is_told(unguarded, code
     source = write_film(tmp_path / "film.mov", pictures(2), codec=codec, pixel_format=pixel_format)
     report = restore_video(unguarded, source, tmp_path / "out.mov", strength=Strength(0))
     before, after = (np.mean(read_film(path)[0], (0, 1, 2)) for path in (source, tmp_path / "out.mov"))
-    assert np.abs(after - before).max() < 1  # gray levels of red, green and blue
+    assert np.abs(after - before).max() < 2  # gray levels of red, green and blue; noise that goes takes one
     assert report.not_copied == (["transparency"] if pixel_format == "rgba" else [])
 
 
