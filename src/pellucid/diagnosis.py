@@ -82,8 +82,8 @@ class Diagnosis:
     def keeps_light(self) -> bool:
         """Whether surely no kind is there that changes light, as haze, darkness, rain and noise do.
 
-        Beside a blur that is present it is enough that none of them is present: what is
-        blurred looks a little hazy.
+        Beside a blur that is present it is enough that none of them is present: what is blurred looks a
+        little hazy.
         """
         if "blur" in self.present:
             return self.familiar and set(self.present) <= set(KEEPS_LIGHT)

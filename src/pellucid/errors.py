@@ -292,6 +292,11 @@ def reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
+def write_refusal(path: object, error: Exception) -> InputError:
+    """The refusal of a file that the system does not let write, with its reason and what to do."""
+    return InputError(f"{path} can't be written: {reason(error)}. {write_remedy(error)}")
+
+
 def write_remedy(error: Exception) -> str:
     """What to do where the system refused to write, as a sentence."""
     match error:

@@ -17,7 +17,7 @@ from pellucid.batch.journal import Entry, FileState, Journal
 from pellucid.batch.plan import Reason, Settings, judge
 from pellucid.codec.pool import CodecLimits, CodecPool
 from pellucid.codec.worker import ReadFile
-from pellucid.errors import InputError, OutputExistsError, PellucidError, reason, write_remedy
+from pellucid.errors import OutputExistsError, PellucidError, write_refusal
 from pellucid.image_io import Header, Limits, Strip, link_image, remove_leftovers, strip_image, write_bytes
 from pellucid.restoration import Report, Restoration
 from pellucid.restorer import TorchRestorer, ahead
@@ -192,7 +192,7 @@ class Batch:
                 data = self._codec.encode(strip_image(restoration.image, self._strip), suffix).result()
                 write_bytes(data, job.target, overwrite=overwrite)
         except OSError as error:
-            refusal = InputError(f"{job.target} can't be written: {reason(error)}. {write_remedy(error)}")
+            refusal = write_refusal(job.target, error)
             refusal.__cause__ = error
             return Outcome(job, "failed", error=refusal)
         except PellucidError as error:

@@ -13,7 +13,7 @@ from pellucid.cli._jobs import Job, failing_as_json, print_restored, refuse_take
 from pellucid.cli._progress import Bars
 from pellucid.cli._shared import parse_path, say
 from pellucid.cli._video import is_film
-from pellucid.errors import InputError, UnreadableImageError, reason, write_remedy
+from pellucid.errors import InputError, UnreadableImageError, write_refusal
 from pellucid.image_io import (
     IMAGE_SUFFIXES,
     check_format,
@@ -129,7 +129,7 @@ def _save(restoration: Restoration, target: Path, options: Options) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         restoration.save(target, overwrite=options.overwrite, strip=options.strip)
     except OSError as error:
-        raise InputError(f"{target} can't be written: {reason(error)}. {write_remedy(error)}") from error
+        raise write_refusal(target, error) from error
 
 
 def _tell_done(source: Path, target: Path, report: Report, options: Options) -> None:

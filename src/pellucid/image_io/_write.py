@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pellucid import scratch
-from pellucid.errors import InputError, OutputExistsError, UnsupportedImageError, reason, write_remedy
+from pellucid.errors import InputError, OutputExistsError, UnsupportedImageError, write_refusal
 from pellucid.image import ImageBuffer, SampleFormat, Source, to_gray
 from pellucid.image_io import _exif as exif
 from pellucid.image_io._color import RAMP, fits, tone_curve
@@ -207,7 +207,7 @@ def _writable(path: Path, overwrite: bool) -> Generator[None]:
             raise OutputExistsError(f"{path} is not a regular file and was left alone. Choose another name.")
         yield
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be written: {reason(error)}. {write_remedy(error)}") from error
+        raise write_refusal(path, error) from error
 
 
 def _target_format(what: str, suffix: str) -> str:
