@@ -1,9 +1,11 @@
-"""A tiny network whose results can be told by hand, a restorer around it; networks with random weights."""
+"""A tiny network whose results can be told by hand, a restorer around it, random weights, a picture."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from pellucid.models import ModelSpec
@@ -53,3 +55,9 @@ def shaken(spec: ModelSpec, scale: float, **numbers: Any) -> nn.Module:
             for parameter in network.parameters():
                 parameter.add_(scale * torch.randn_like(parameter))
     return network.eval()
+
+
+def photograph(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
+    """A smooth picture with much to see, another one for every seed."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)

@@ -188,7 +188,7 @@ def load_shards(root: str | Path, split: str) -> Shards:
         UnreadableImageError: a file is not a picture, or not the one that the manifest lists.
     """
     root = Path(root)
-    files = _read_manifest(root)
+    files = read_manifest(root)
     hashes: dict[str, str] = {f["path"]: f["sha256"] for f in files}
     chosen = sorted(rows_of_split(files, split), key=lambda f: f["path"])
     missing = [path for f in chosen for path in paths_of_row(f) if not (root / path).is_file()]
@@ -262,8 +262,12 @@ def rows_of_split(files: Sequence[dict[str, Any]], split: str) -> list[dict[str,
     return [f for f in chosen if not any(map(is_held_out, paths_of_row(f)))]
 
 
-def _read_manifest(root: Path) -> list[dict[str, Any]]:
-    """The manifest's rows, each with all that its role asks for."""
+def read_manifest(root: Path) -> list[dict[str, Any]]:
+    """The rows of a shard folder's manifest, each with all that its role asks for.
+
+    Raises:
+        RecipeError: there is no manifest, or it can't be read.
+    """
     needed = {"rain-streak": {"gt"}, "haze-depth": {"rgb", "depth_scale"}}
     try:
         files: list[dict[str, Any]] = json.loads((root / "manifest.json").read_text("utf-8"))["files"]

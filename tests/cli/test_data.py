@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.toys import photograph
 
 from pellucid.checkpoint import Checkpoint
 from pellucid.datasets import load_manifest, names
@@ -34,6 +35,28 @@ def test_weights_learn_what_they_were_trained_on(run, shards, small_weights, tmp
         "evaluate", "--model", weights, "--shards", shards, "--limit", 1, "--results", tmp_path, "--json"
     )
     assert {row["leak"]["training"] for row in json.loads(values.out).values()} == {count}
+
+
+def test_own_pictures_become_shards_that_training_reads(run, tmp_path: Path) -> None:
+    photographs, shards = tmp_path / "photographs", tmp_path / "shards"
+    photographs.mkdir()
+    for seed in range(5):
+        photograph(seed).save(photographs / f"{seed}.jpg")
+    result = run("data", "prepare", photographs, "-o", shards)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"{shards}: 4 added for training, 1 for validation; 0 were there, 0 left out\n"
+    (photographs / "broken.png").write_bytes(b"nothing")
+    result = run("data", "prepare", photographs, "-o", shards, "--json")
+    assert result.code == 1
+    assert json.loads(result.out)["known"] == 5 and "broken.png" in result.out
+    assert "left out: " in run("data", "prepare", photographs, "-o", shards).out
+    trained = run("train", "smoke", "--data", shards, "--run", tmp_path / "run", "--steps", 1)
+    assert trained.code == 0, trained.err
+
+
+def test_own_pictures_of_a_kind_that_has_no_pairs_are_refused(run, tmp_path: Path) -> None:
+    result = run("data", "prepare", tmp_path, "-o", tmp_path / "shards", "--kind", "darkness")
+    assert result.code == 2 and "no kind of pairs called 'darkness'" in result.err
 
 
 def test_the_sets_are_listed_with_origin_and_license(run) -> None:

@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.toys import photograph
 
 from pellucid.data import load_shards
 from pellucid.datasets.leak import NEAR, LeakReport, find_leaks, perceptual_hash, refuse_leaks
 from pellucid.errors import InputError, LeakError
-
-
-def photograph(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
-    """A smooth picture with much to see, another one for every seed."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`pellucid data`: the field's data sets on disk, and test pictures among training pictures."""
+"""`pellucid data`: own pictures to train on, the field's data sets on disk, and leaks between the two."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,11 +14,72 @@ if TYPE_CHECKING:
     from pellucid.datasets.verify import SplitReport
 
 data = typer.Typer(
-    help="Check data sets on disk: list those that are known, verify a folder, look for leaks.",
+    help="Data sets on disk: make one of own pictures, list those that are known, verify a folder, look for "
+    "leaks.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 _NAMED = 10  # faults of one kind that are printed
+
+
+@data.command()
+def prepare(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of clean pictures, searched in depth; with --kind, one that holds two folders, "
+            "degraded and clean, with pictures of the same names."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Folder of shards to add them to; made if it is not there."),
+    ],
+    kind: Annotated[
+        str | None, typer.Option(help="What is wrong with degraded pictures: low_light, blur, noise or haze.")
+    ] = None,
+    drawings: Annotated[
+        bool, typer.Option("--drawings", help="These are drawings, pages and screens, no photographs.")
+    ] = False,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the scenes for validation.")
+    ] = 0.1,
+    long_side: Annotated[
+        int,
+        typer.Option(min=0, help="Pixels to which larger clean pictures are reduced; 0 keeps their size."),
+    ] = 768,
+    as_json: AsJson = False,
+) -> None:
+    """Make a folder to train on of own pictures, or add to one.
+
+    Exit code 1 if a picture could not be taken.
+    """
+    from dataclasses import asdict
+
+    from pellucid.cli._shared import print_json
+    from pellucid.datasets.prepare import prepare_shards
+
+    with _bar("Preparing") as progress:
+        found = prepare_shards(
+            folder,
+            output,
+            kind=kind,
+            drawings=drawings,
+            held_out=held_out,
+            long_side=long_side or None,
+            progress=progress,
+        )
+    if as_json:
+        print_json(asdict(found), indent=2)
+    else:
+        for reason in found.left_out.values():
+            print(f"left out: {reason}")
+        print(
+            f"{output}: {found.train:,} added for training, {found.val:,} for validation; "
+            f"{found.known:,} were there, {len(found.left_out):,} left out"
+        )
+    if found.left_out:
+        raise typer.Exit(1)
 
 
 @data.command("list")

@@ -1,0 +1,234 @@
+"""A folder of shards, as `pellucid train --data` takes it, from pictures of one's own.
+
+Pictures are stored as PNG in 8 bits, upright. Each keeps, in its row of `manifest.json`, the hash of the
+files that it was made of, so that nothing is added twice, and a perceptual hash, so that no scene is both
+trained on and validated on.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pellucid.data import LEAST_SIDE, PAIR_KINDS, PAIR_ROLES, read_manifest, write_rgb8
+from pellucid.datasets.files import SUFFIXES, check_regular, pixels_of, walk
+from pellucid.datasets.leak import NEAR, perceptual_hash
+from pellucid.errors import InputError, PellucidError, RecipeError, UnknownNameError, write_refusal
+from pellucid.registry import unknown_name
+
+HELD_OUT = 0.1  # share of the scenes that validation gets
+LONG_SIDE = 768  # pixels; reduced so far, a photograph has hardly any noise or JPEG left
+KINDS = tuple(PAIR_KINDS[source] for source in PAIR_ROLES)  # of pairs
+_STEM = 50  # characters of a picture's name that are kept
+
+
+@dataclass
+class Prepared:
+    """What was added to a folder of shards.
+
+    Attributes:
+        train, val: pictures or pairs added for training and for validation.
+        known: that were there already.
+        left_out: files that could not be taken, with the reason.
+    """
+
+    train: int = 0
+    val: int = 0
+    known: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def prepare_shards(
+    folder: str | os.PathLike[str],
+    shards: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    drawings: bool = False,
+    held_out: float = HELD_OUT,
+    long_side: int | None = LONG_SIDE,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Add the pictures of a folder, searched in depth, to a folder of shards, which is made if missing.
+
+    The manifest is written last, so what a kill interrupts is done again by the same call.
+
+    Args:
+        folder: clean pictures; with `kind`, two folders `degraded` and `clean`, whose pictures have the same
+            names but for the suffix.
+        shards: folder with a `manifest.json`, or one to be made.
+        kind: what is wrong with the degraded pictures, one of `KINDS`. They are stored in their size.
+        drawings: these are drawings, pages and screens rather than photographs.
+        held_out: share of the scenes for validation, in [0, 1); of fewer than five none by a tenth. A picture
+            near one that is there (`leak.NEAR`) goes where that went.
+        long_side: in pixels; larger clean pictures are reduced to it. None: they keep their size.
+        progress: called with (pictures done, pictures in all).
+
+    Raises:
+        UnknownNameError: no such kind of pairs.
+        InputError: a folder can't be listed, read or written, holds no pictures or other files than shards,
+            or names have no partner.
+        RecipeError: the manifest of `shards` can't be read.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UnknownNameError(unknown_name("kind of pairs", kind, list(KINDS)))
+    if kind is not None and drawings:
+        raise InputError("Pairs and drawings were asked for at once; expected one of them. Add them in turn.")
+    folder, target = Path(folder), Path(shards)
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{target} lies in {folder}, whose pictures are to be added. Name a folder beside it."
+        )
+    sources = _pairs(folder) if kind else {path: [path] for path in _pictures(folder)}
+    rows = _open(target)
+    known = {row["made_of"] for row in rows if "made_of" in row}
+    scenes = [(int(row["scene"], 16), row["split"]) for row in rows if row.get("scene")]
+    found = Prepared()
+    roles = next(
+        (roles for source, roles in PAIR_ROLES.items() if PAIR_KINDS[source] == kind),
+        ("drawing" if drawings else "clean",),
+    )
+    # by their hashes, so that chance chooses what is held out, and the same each time
+    hashed = sorted(_hashed(sources, found.left_out).items())
+    for done, (made_of, files) in enumerate(hashed):
+        if progress is not None:
+            progress(done, len(hashed))
+        if made_of in known:
+            found.known += 1
+            continue
+        try:
+            pictures = _read(files, long_side)
+        except (PellucidError, OSError) as error:
+            found.left_out[str(files[-1])] = str(error)
+            continue
+        signs = perceptual_hash(pictures[0])
+        scene = None if signs is None else sum(1 << i for i, sign in enumerate(signs.tolist()) if sign > 0)
+        split = _split(scene, scenes, found, held_out)
+        if scene is not None:
+            scenes.append((scene, split))
+        for role, pixels in zip(roles, pictures, strict=True):
+            name = f"{role}/{files[0].stem[:_STEM]}-{made_of[:12]}.png"
+            rows.append(
+                {"path": name, "split": split, "role": role, "sha256": _store(pixels, target / name)}
+                | {"made_of": made_of, "scene": "" if scene is None else f"{scene:016x}"}
+            )
+        found.val += split == "val"
+        found.train += split == "train"
+    _write(rows, target)
+    return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    listed = [p for p in walk(folder) if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+    if not listed:
+        raise InputError(
+            f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}. "
+            "Give another folder."
+        )
+    return listed
+
+
+def _pairs(folder: Path) -> dict[Path, list[Path]]:
+    """The two files of each pair, the clean one first, by the clean one."""
+    clean, degraded = (
+        {path.relative_to(folder / side).with_suffix(""): path for path in _pictures(folder / side)}
+        for side in ("clean", "degraded")
+    )
+    if lonely := sorted(clean.keys() ^ degraded.keys()):
+        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
+        raise InputError(
+            f"{folder} has pictures without a partner: {', '.join(map(str, lonely[:5]))}{more}. "
+            "Each needs one of the same name (the suffix may differ) in the other of clean and degraded."
+        )
+    return {path: [path, degraded[name]] for name, path in clean.items()}
+
+
+def _hashed(sources: Mapping[Path, list[Path]], left_out: dict[str, str]) -> dict[str, list[Path]]:
+    """The files of each picture by a hash of their bytes; equal ones count once."""
+    hashed: dict[str, list[Path]] = {}
+    for path, files in sources.items():
+        digest = hashlib.sha256()
+        try:
+            for file in files:
+                check_regular(file)
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+        except (InputError, OSError) as error:
+            left_out[str(path)] = str(error)
+        else:
+            hashed.setdefault(digest.hexdigest(), files)
+    return hashed
+
+
+def _read(files: list[Path], long_side: int | None) -> list[Tensor]:
+    """A clean picture, reduced, or the two of a pair as they are: (H, W, 3) uint8."""
+    pictures = [pixels_of(file.read_bytes(), str(file)) for file in files]
+    sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in pictures]
+    if len(set(sizes)) > 1 or min(pictures[0].shape[:2]) < LEAST_SIDE:
+        raise InputError(
+            f"{files[0]} is {' and its partner '.join(sizes)} pixels; expected one size, sides of at least "
+            f"{LEAST_SIDE}."
+        )
+    if long_side is not None and len(files) == 1:
+        pictures = [_reduced(pictures[0], long_side)]
+    return pictures
+
+
+def _reduced(pixels: Tensor, long_side: int) -> Tensor:
+    height, width = pixels.shape[:2]
+    scale = long_side / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = [max(LEAST_SIDE, round(side * scale)) for side in (height, width)]
+    planes = pixels.permute(2, 0, 1)[None].float()
+    small = F.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)
+    return small[0].round().clamp(0, 255).byte().permute(1, 2, 0)
+
+
+def _split(scene: int | None, scenes: list[tuple[int, str]], found: Prepared, held_out: float) -> str:
+    """That of the nearest scene, if it is near; else the one that lacks pictures."""
+    if scene is not None and scenes:
+        distance, split = min(((scene ^ other).bit_count(), split) for other, split in scenes)
+        if distance <= NEAR:
+            return split
+    return "val" if found.val + 0.5 <= held_out * (found.val + found.train + 1) else "train"
+
+
+def _open(shards: Path) -> list[dict[str, Any]]:
+    """The rows of a folder of shards, made with none if it is not there."""
+    try:
+        shards.mkdir(parents=True, exist_ok=True)
+        if not any(path.name[0] != "." for path in shards.iterdir()):
+            _write([], shards)
+    except OSError as error:
+        raise write_refusal(shards, error) from error
+    try:
+        return read_manifest(shards)
+    except RecipeError as error:
+        raise InputError(f"{error} To make a new one, name a folder that is empty or not there.") from error
+
+
+def _store(pixels: Tensor, path: Path) -> str:
+    """Write a picture, and give the SHA-256 of its file."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_rgb8(pixels, path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise write_refusal(path, error) from error
+
+
+def _write(rows: list[dict[str, Any]], shards: Path) -> None:
+    temporary = shards / f".manifest.json.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(json.dumps({"files": rows}, indent=1) + "\n", "utf-8")
+        temporary.replace(shards / "manifest.json")
+    except OSError as error:
+        raise write_refusal(shards / "manifest.json", error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
