@@ -7,6 +7,7 @@ import pytest
 import pyvips
 import torch
 
+import pellucid
 from pellucid.explain import draw_explanation, draw_routing_table, explain_picture, explain_shards
 from pellucid.explain.canvas import AFTER, DIVERGING, INK, SEQUENTIAL, Canvas, _letters, paint, shrink
 from pellucid.explain.figure import HEAD, MARGIN, TITLE, WIDTH
@@ -86,6 +87,13 @@ def test_pictures_of_every_shape_are_drawn(routed, size):
     figure = draw_explanation(explain_picture(routed, picture(*size)))
     assert figure.shape[1] == WIDTH
     assert len(np.unique(figure.reshape(-1, 3), axis=0)) > 20
+
+
+def test_a_picture_that_the_guard_leaves_alone_asked_no_router():
+    flat = ImageBuffer(torch.full((3, 64, 64), 0.5))
+    explanation = explain_picture(pellucid.load(), flat)
+    assert explanation.report.tiles == 0 and explanation.routing is None
+    assert draw_explanation(explanation).shape[1] == WIDTH
 
 
 def test_prompts_are_drawn_with_their_masks(guided):

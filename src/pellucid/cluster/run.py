@@ -318,6 +318,6 @@ def answers() -> Generator[None]:
             if isinstance(cause := getattr(wrapped, "cause", None), PellucidError):
                 raise cause from None
         raise UnreachableError(
-            f"The cluster gave up: {str(error).strip().splitlines()[0]}. Look at its logs, and run the "
-            "command again: it goes on where it was."
+            f"The cluster gave up: {str(error).strip().splitlines()[0]}. Look at its logs, and ask "
+            "again: a folder goes on where it was."
         ) from error

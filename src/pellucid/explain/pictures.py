@@ -63,7 +63,7 @@ def explain_picture(
         restoration = restorer(image, diagnosis=diagnosis)
     restored, report = restoration.image, restoration.report
     # Tiles of a plan that ran out of memory come before those of the plan that worked.
-    routing = summarize_choices(calls[-report.tiles :]) if routes(restorer) else None
+    routing = summarize_choices(calls[-report.tiles :]) if routes(restorer) and report.tiles else None
     prompts = None
     if report.diagnosis is not None and perturbs(restorer):
         prompts = compare_prompts(restorer, image.pixels, report.diagnosis)

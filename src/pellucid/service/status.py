@@ -15,7 +15,7 @@ router = APIRouter(tags=["status"])
 _MODEL = {
     "name": "daair_s.5task",
     "structure": "daair_s",
-    "parameters": 2_230_000,
+    "parameters": 2_486_824,
     "weights_sha256": "0f3c...",
     "guided": False,
     "prompts": [],
