@@ -292,3 +292,14 @@ def test_without_the_extra_auto_is_torch(tiny_checkpoints, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
     report = tool(tiny_checkpoints["daair_s"], engine="auto").describe()
     assert (report.engine, report.engine_seconds) == ("torch", {})
+
+
+@pytest.mark.parametrize("missing", ["onnxscript", "platformdirs"])
+def test_without_a_part_of_the_extra_auto_is_torch_and_a_name_is_refused(
+    missing, tiny_checkpoints, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert tool(tiny_checkpoints["daair_s"], engine="auto").describe().engine == "torch"
+    with pytest.raises(InputError, match=rf"{missing} is not installed .* pip install 'pellucid\[export\]'"):
+        tool(tiny_checkpoints["daair_s"], engine="openvino")

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,6 +210,16 @@ def test_a_stream_reads_while_the_network_works(tmp_path, array, monkeypatch):
     restorations = list(IdentityRestorer().map(paths))
     assert [restoration.original for restoration in restorations] == paths
     assert threading.main_thread() not in opened
+
+
+def test_a_stream_tells_how_long_reading_took(array, tmp_path, monkeypatch):
+    def slow(picture):
+        time.sleep(0.05)
+        return pellucid.picture.open_picture(picture)
+
+    restorer = IdentityRestorer()
+    monkeypatch.setattr(restorer, "open", slow)
+    assert all(restoration.report.seconds["read"] >= 0.05 for restoration in restorer.map([array] * 2))
 
 
 def test_a_stream_may_go_on_after_a_bad_picture(array):

@@ -71,6 +71,7 @@ def test_its_plain_values_make_it_again() -> None:
         ("learning_rate", 0.0, "learning_rate is 0.0; expected above zero"),
         ("learning_rate", float("nan"), "learning_rate is nan; expected float"),
         ("clip_norm", float("inf"), "clip_norm is inf; expected float"),
+        ("clip_norm", 10**400, "clip_norm is 1000"),
         ("warmup_steps", -1, "warmup_steps is -1; expected zero or more"),
         ("weight_decay", -0.1, "weight_decay is -0.1; expected zero or more"),
         ("fourier_weight", -0.1, "fourier_weight is -0.1; expected zero or more"),
@@ -91,7 +92,7 @@ def test_its_plain_values_make_it_again() -> None:
         ),
         ("config", {"query": "x"}, "config: query is 'x'; expected 'learner' or 'controller'"),
         ("config", {"experts": 3}, "config: There is no key called 'experts'. Did you mean num_experts"),
-        ("tasks", 3, "tasks is 3; expected tuple[Task, ...]"),
+        ("tasks", 3, "tasks is 3; expected list"),
         ("tasks", [], "tasks: at least one task with a weight above zero that starts at 0 is needed"),
         ("tasks", [3], "tasks.0: this is 3; expected a table"),
     ],
@@ -274,6 +275,8 @@ def test_an_unknown_name_offers_the_nearest() -> None:
     [
         (b"name = ", r"bad\.toml is not valid TOML: .*Correct that line"),
         (b"\xff", "can't be read: .*utf-8"),
+        (b"steps = " + b"9" * 5000, r"bad\.toml is not valid TOML: .*Correct that line"),
+        (b"steps = " + b"[" * 5000, r"bad\.toml is not valid TOML: .*Correct that line"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, said: str) -> None:

@@ -728,6 +728,11 @@ def test_a_gpu_that_is_not_there(photos: Path, tmp_path: Path) -> None:
         train(RECIPE, photos, tmp_path / "run", device="cuda")
 
 
+def test_a_device_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no device"):
+        train(RECIPE, tmp_path / "nowhere", tmp_path / "run", device="gpu")
+
+
 def test_weights_of_another_structure_are_no_start(photos: Path, tmp_path: Path) -> None:
     spec = training.models.get("daair")
     small = replace(spec.config, dim=4, encoder_blocks=(1, 1), decoder_blocks=(1,), num_heads=(1, 1))

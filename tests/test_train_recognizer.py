@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from pellucid import train_recognizer as module
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Task
-from pellucid.errors import InputError, OutputExistsError, RecipeError
+from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError
 from pellucid.recipe import Recipe, load_recipe
 from pellucid.train import train
 from pellucid.train_recognizer import train_recognizer
@@ -102,3 +103,27 @@ def test_the_state_of_another_version_is_refused_in_words(shards, tmp_path):
     save_file(tensors, file, header)
     with pytest.raises(RecipeError, match="another version"):
         train_recognizer(RECIPE, shards, tmp_path / "a", device="cpu", resume=True)
+
+
+def test_without_validation_pictures_nothing_is_trained(shards, tmp_path):
+    for file in (shards / "manifest.json").parent.iterdir():
+        (tmp_path / "training").mkdir(exist_ok=True)
+        if file.name != "manifest.json":
+            (tmp_path / "training" / file.name).symlink_to(file)
+    rows = json.loads((shards / "manifest.json").read_text("utf-8"))["files"]
+    rows = [row for row in rows if row["split"] == "train"]
+    (tmp_path / "training" / "manifest.json").write_text(json.dumps({"files": rows}), "utf-8")
+    with pytest.raises(RecipeError, match="holds no validation pictures, by which a recognizer"):
+        train_recognizer(RECIPE, tmp_path / "training", tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_with_the_weights_of_a_calibrated_one_and_no_others(shards, tmp_path):
+    first = train_recognizer(RECIPE, shards, tmp_path / "first", device="cpu")
+    still = replace(RECIPE, steps=1, learning_rate=1e-12, final_learning_rate=0.0, seed=1)
+    again = weights(train_recognizer(still, shards, tmp_path / "again", device="cpu", start_from=first))
+    assert torch.equal(again["trunk.stem.0.weight"], weights(first)["trunk.stem.0.weight"])
+    with pytest.raises(CheckpointError, match="holds a daair_s; the recipe trains recognizer"):
+        train_recognizer(RECIPE, shards, tmp_path / "other", device="cpu", start_from="daair_s.5task")
+    with pytest.raises(CheckpointError, match=r"of other numbers .* hidden 192, not 8"):
+        train_recognizer(RECIPE, shards, tmp_path / "other", device="cpu", start_from="recognizer")

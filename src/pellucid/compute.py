@@ -315,7 +315,7 @@ def _timed(run: Run, picture: Tensor, precision: Precision) -> tuple[Tensor, flo
 
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+        torch.accelerator.synchronize(device)
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

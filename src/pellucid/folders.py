@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid import datasets
 from pellucid.data import LEAST_SIDE, Bank, PictureBank, Shards, Task, center_crop, read_rgb8
+from pellucid.datasets.files import folder_of
 from pellucid.datasets.verify import find_pairs
 from pellucid.errors import InputError, RecipeError, UnknownNameError
 
@@ -97,8 +98,8 @@ def _read_planes(path: Path) -> Tensor:
     return read_rgb8(path).permute(2, 0, 1)
 
 
-def load_folders(root: str | Path, tasks: Sequence[Task], split: str = "train") -> Shards:
-    """The data sets that a recipe's tasks name, below one folder.
+def load_folders(root: str | Path, tasks: Sequence[Task]) -> Shards:
+    """The training pictures of the data sets that a recipe's tasks name, below one folder.
 
     The hash is that of the sorted lines "path bytes": to hash the content of hundreds of thousands of files
     would take longer than the first epoch.
@@ -115,35 +116,30 @@ def load_folders(root: str | Path, tasks: Sequence[Task], split: str = "train") 
             faults.append(f"the source {source!r} is made of shards; {root} has no manifest.json")
             continue
         try:
-            pairs = find_pairs(source, _below(root, source), split)
+            pairs = find_pairs(source, folder_of(root, source), "train")
         except (InputError, UnknownNameError) as error:
             faults.append(str(error))
             if not root.is_dir():  # one sentence says it for all
                 break
             continue
-        banks[source] = FolderBank(source, _below(root, source), pairs)
+        banks[source] = FolderBank(source, folder_of(root, source), pairs)
         files = sorted({path for pair in pairs for path in pair if path is not None})
-        lines += [f"{source}/{path} {(_below(root, source) / path).stat().st_size}" for path in files]
+        lines += [f"{source}/{path} {(folder_of(root, source) / path).stat().st_size}" for path in files]
     if faults:
         listed = "".join(f"\n  - {fault}" for fault in faults)
         raise RecipeError(f"{len(faults)} fault{'s' * (len(faults) > 1)} of the data:{listed}")
     return Shards(banks, hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest())
 
 
-def incomplete(banks: Mapping[str, Bank], root: str | Path, split: str = "train") -> list[str]:
+def incomplete(banks: Mapping[str, Bank], root: str | Path) -> list[str]:
     """A sentence for each data set that gives another number of pictures or pairs than the field counts."""
     sentences: list[str] = []
     for source in (name for name in banks if name in datasets.names()):
-        counted = datasets.load_manifest(source).splits[split]
+        counted = datasets.load_manifest(source).splits["train"]
         what, expected = ("pairs", counted.degraded) if counted.degraded else ("pictures", counted.clean)
         if expected and len(banks[source]) not in expected:
             sentences.append(
                 f"{source}: {len(banks[source]):,} of {' or '.join(f'{n:,}' for n in expected)} {what}. "
-                f"See why with: pellucid data verify {source} {_below(Path(root), source)}"
+                f"See why with: pellucid data verify {source} {folder_of(Path(root), source)}"
             )
     return sentences
-
-
-def _below(root: Path, source: str) -> Path:
-    """A folder of the data set's own name, where there is one."""
-    return root / source if (root / source).is_dir() else root

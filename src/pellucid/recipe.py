@@ -4,18 +4,17 @@ The check is strict and reports all faults together. It is our own, since a mach
 packages but those of training.
 """
 
-import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pellucid.data import PAIR_KINDS, SOURCES, Task
 from pellucid.errors import RecipeError, UnknownNameError
 from pellucid.registry import unknown_name
+from pellucid.typed import fits
 
 KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "clean")
 # The loop saves no gradient scaler, so float16 is not among them.
@@ -131,10 +130,10 @@ def load_recipe(name_or_path: str) -> Recipe:
         file = Path(name_or_path)
         shipped = name_or_path in shipped_recipes() or not file.is_file()
         values = tomllib.loads(recipe_text(name_or_path) if shipped else file.read_text("utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{name_or_path} is not valid TOML: {error}. Correct that line.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name_or_path} can't be read: {error}. Give a TOML file in UTF-8.") from error
+    except (ValueError, RecursionError) as error:  # of TOML, of a number's length, of nesting
+        raise RecipeError(f"{name_or_path} is not valid TOML: {error}. Correct that line.") from error
     return parse_recipe(values, name_or_path)
 
 
@@ -208,36 +207,16 @@ def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, 
     good: dict[str, Any] = {}
     faults += [where + unknown_name("key", str(key), list(hints)) for key in values if key not in hints]
     for one in fields(of):
-        name, hint = one.name, hints[one.name]
+        name, hint = one.name, list if one.name == "tasks" else hints[one.name]  # whose tables come later
         if name not in values:
             if one.default is MISSING and one.default_factory is MISSING:
                 faults.append(f"{where}{name} is missing")
-        elif _fits(values[name], hint):
+        elif fits(values[name], hint):
             listed = isinstance(values[name], list) and name != "tasks"
             good[name] = tuple(values[name]) if listed else values[name]
         else:
             faults.append(f"{where}{name} is {values[name]!r}; expected {_words(hint)}")
     return good
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from TOML has the type of a field; a table's inside is checked on its own."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, h) for h in get_args(hint))
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)
-        if not isinstance(value, list):
-            return False
-        if inner[-1] is Ellipsis:
-            return inner[0] is Task or all(_fits(v, inner[0]) for v in value)
-        return len(value) == len(inner) and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
-    if get_origin(hint) is dict:
-        return isinstance(value, dict)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint) and (hint is not int or not isinstance(value, bool))
 
 
 def _recipe_faults(good: dict[str, Any]) -> list[str]:
@@ -277,7 +256,7 @@ def _config_faults(good: dict[str, Any]) -> list[str]:
     return ["config: " + unknown_name("key", key, list(hints)) for key in config if key not in hints] + [
         f"config: {key} is {value!r}; expected {_words(hints[key])}"
         for key, value in config.items()
-        if key in hints and not _fits(value, hints[key])
+        if key in hints and not fits(value, hints[key])
     ]
 
 

@@ -114,22 +114,29 @@ class _Streaming:
         """See `Restorer`."""
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
 
-            def begin(image: Picture) -> tuple[Picture, Future[ImageBuffer]]:
+            def opened(image: Picture) -> tuple[ImageBuffer, float]:
+                start = time.perf_counter()
+                return self.open(image), time.perf_counter() - start
+
+            def begin(image: Picture) -> tuple[Picture, Future[tuple[ImageBuffer, float]]]:
                 image = keep(image)
-                opening = reader.submit(self.open, image)
+                opening = reader.submit(opened, image)
                 if not isinstance(image, (bytes, str, os.PathLike)):
                     wait([opening])  # its owner may fill it with the next one when that is asked for
                 return image, opening
 
             for image, opening in ahead(map(begin, images), 1):
                 try:
-                    restoration = self(opening.result(), diagnosis=diagnosis, strength=strength)
+                    picture, seconds = opening.result()
+                    restoration = self(picture, diagnosis=diagnosis, strength=strength)
                 except PellucidError as error:
                     if on_error is None:
                         raise
                     on_error(image, error)
                 else:
-                    yield dataclasses.replace(restoration, original=image)
+                    report = restoration.report
+                    report = dataclasses.replace(report, seconds=report.seconds | {"read": seconds})
+                    yield dataclasses.replace(restoration, report=report, original=image)
 
     def open(self, image: Picture) -> ImageBuffer:
         """A picture as a call takes it."""

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pellucid import datasets, models, weights
+from pellucid import datasets, models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import VALIDATION_KINDS, Mixer, Shards, load_shards, validation_pairs
 from pellucid.datasets.training_pictures import KEY, hash_training_pictures
-from pellucid.errors import CheckpointError, InputError, RecipeError, TrainingError
+from pellucid.errors import InputError, RecipeError, TrainingError
 from pellucid.labels import with_drawn
 from pellucid.losses import picture_errors
 from pellucid.metrics.psnr_rgb import psnr_rgb
@@ -43,6 +43,7 @@ from pellucid.training_run import (
     learning_rate_at,
     load_state,
     provenance_of,
+    read_start,
     save_state,
     training_device,
     training_precision,
@@ -99,18 +100,19 @@ def train(
 
     Raises:
         OutputExistsError: the folder holds a run and `resume` is false.
-        CheckpointError: `start_from` or the saved state can't be used.
+        UnknownNameError, CheckpointError: `start_from` or the saved state can't be used.
         InputError: there is no such device, no time, both minutes and steps are given, or there are
             several nodes that no scheduler has started.
         TrainingError: another process of the run ended, or the state or the log can't be written.
         RecipeError: the folder holds another recipe's run, the data don't serve the
             recipe, the weights are not finite anymore, or Fabric is missing.
     """
-    # What can be refused is refused before there are several processes, of which one might wait for another.
+    # What can be refused is refused early, before there are several processes, of which one might wait.
     spec = models.get(recipe.model)
     if not spec.restores:
         raise RecipeError(f"{recipe.model} restores nothing; it is trained by pellucid.train_recognizer.")
     check_times(minutes, save_every, validate_every, steps)
+    precision = training_precision(recipe, device)
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun made the processes already
         processes = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // processes
@@ -141,10 +143,9 @@ def train(
     Mixer(training, recipe.tasks)  # refuses tasks that the data don't serve
     torch.manual_seed(recipe.seed)
     config = spec.config_from({**asdict(spec.config), **recipe.config})
-    start = _read_start(start_from, spec, config) if start_from and not resume else None
+    start = read_start(start_from, spec, config) if start_from and not resume else None
     network = start.build() if start else _build(spec, config, recipe)
 
-    precision = training_precision(recipe, device)
     fabric = _launch_fabric(precision, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
     mixer = Mixer(training, recipe.tasks, recipe.mixing, recipe.seed, recipe.gray, recipe.tones)
@@ -331,25 +332,6 @@ def _panel_tile(x: Tensor) -> Tensor:
     """The upper left of one picture (3, H, W), as (3, PANEL_SIDE, PANEL_SIDE), black where there is none."""
     x = x[:, :PANEL_SIDE, :PANEL_SIDE].float().cpu()
     return F.pad(x, (0, PANEL_SIDE - x.shape[2], 0, PANEL_SIDE - x.shape[1]))
-
-
-def _read_start(path: str | Path, spec: ModelSpec, config: Any) -> Checkpoint:
-    """A checkpoint, which must be of the structure `spec` with the numbers `config`."""
-    file = weights.find(path)
-    checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
-    if checkpoint.model != spec.name:
-        raise CheckpointError(
-            f"{path} holds a {checkpoint.model}; the recipe trains {spec.name}. "
-            "Start from weights of that structure."
-        )
-    found, wanted = asdict(spec.config_from(checkpoint.config)), asdict(config)
-    differing = [f"{key} {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
-    if differing:
-        raise CheckpointError(
-            f"{path} holds a {spec.name} of other numbers than the recipe gives it: {'; '.join(differing)}. "
-            "Set the recipe's config to these, or start from other weights."
-        )
-    return checkpoint
 
 
 def _build(spec: ModelSpec, config: Any, recipe: Recipe) -> nn.Module:

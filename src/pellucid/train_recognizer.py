@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from pellucid import models, weights
+from pellucid import models
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import load_shards
 from pellucid.errors import RecipeError
@@ -38,6 +38,7 @@ from pellucid.training_run import (
     learning_rate_at,
     load_state,
     provenance_of,
+    read_start,
     save_state,
     training_device,
     training_precision,
@@ -48,9 +49,9 @@ LOG_EVERY = 20  # steps
 DRAWN = 600  # training pictures that are no photographs, of eleven sorts
 STRENGTH_WEIGHT = 1.0  # beside the cross entropy of presence
 SETTLING = 80  # batches, for the statistics of the averaged weights
-FITTING = 800  # batches, to fit the head to
+FITTING = 800  # batches, to fit the heads to
 FINISHING = 10**9  # number of their first, beyond all steps
-EPOCHS = 40  # of the head's fit
+EPOCHS = 40  # of the heads' fit
 HEAD_RATE, HEAD_DECAY, HEAD_BATCH = 1e-3, 0.05, 256
 HEAD_NOISE = 0.1  # added to features, in units of their spread: they are few
 BETA = 0.1  # of the smooth L1 on encoded strengths: below, the error counts squared
@@ -92,11 +93,12 @@ def train_recognizer(
 
     Raises:
         OutputExistsError: the folder holds a run and `resume` is false.
-        CheckpointError: `start_from` can't be used, or the saved state is damaged.
+        UnknownNameError, CheckpointError: `start_from` can't be used, or the saved state is damaged.
         TrainingError: the state can't be saved.
         InputError: there is no such device, no time, or both minutes and steps are given.
         RecipeError: the model restores pictures, the folder holds a run of another recipe or network,
-            the data don't serve the recipe, or the weights are not finite anymore.
+            the data don't serve the recipe or hold nothing to calibrate by, or the weights are not finite
+            anymore.
     """
     spec = models.get(recipe.model)
     if spec.restores:
@@ -109,14 +111,18 @@ def train_recognizer(
     resume = run.check(resume=resume)
     training = with_drawn(load_shards(data, "train"), DRAWN, recipe.seed, textures=True)
     held_out = load_shards(data, "val")
+    if not held_out.banks:
+        raise RecipeError(
+            f"{data} holds no validation pictures, by which a recognizer is calibrated; expected some of the "
+            "split val. Add them."
+        )
     validation = validation_shards(held_out)
     drawn = _Drawn(LabelledPictures(training, recipe.tasks, recipe.patch, recipe.gray, recipe.tones), recipe)
     torch.manual_seed(recipe.seed)
     config = spec.config_from({**asdict(spec.config), **recipe.config})
     network: Any = spec.build(config)
     if start_from and not resume:
-        file = weights.find(start_from)
-        network.load_state_dict(Checkpoint.read(file.path, sha256=file.sha256).build().state_dict())
+        network.load_state_dict(read_start(start_from, spec, config).build().state_dict())
     network.to(place)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
@@ -251,10 +257,10 @@ def _error(answers: Answers, presence: Tensor, strengths: Tensor) -> Tensor:
 
 
 def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int, log: RunLog) -> None:
-    """Settle batch normalization for the averaged weights, then fit the head alone to many pictures.
+    """Settle batch normalization for the averaged weights, then fit the heads alone to many pictures.
 
-    The head costs next to nothing, while features cost a picture and a pass each: so they are computed once,
-    and the head sees them in many epochs. Their main axes are kept, for novelty.
+    The heads cost next to nothing, while features cost a picture and a pass each: so they are computed once,
+    and the heads see them in many epochs. Their main axes are kept, for novelty.
     """
     _settle(network, drawn, place)
     network.requires_grad_(False).eval()
@@ -268,7 +274,7 @@ def _finish(network: Any, drawn: _Drawn, place: torch.device, workers: int, log:
     network.norm.running_mean.copy_(features.mean(0))
     network.norm.running_var.copy_(features.var(0))
     network.learn_axes(features)
-    _fit_head(network, features, presence, strengths, drawn.recipe.seed)
+    _fit_heads(network, features, presence, strengths, drawn.recipe.seed)
 
 
 def _settle(network: Any, drawn: _Drawn, place: torch.device) -> None:
@@ -299,10 +305,9 @@ class _Described(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return features, presence, strengths
 
 
-def _fit_head(network: Any, features: Tensor, presence: Tensor, strengths: Tensor, seed: int) -> None:
+def _fit_heads(network: Any, features: Tensor, presence: Tensor, strengths: Tensor, seed: int) -> None:
     """Train what comes after the features; all of them are at hand."""
-    head = [network.first, network.second, network.presence, network.strength]
-    parameters = [p for layer in head for p in layer.parameters()]
+    parameters = [*network.presence.parameters(), *network.strength.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=HEAD_DECAY)
     rng = torch.Generator().manual_seed(seed)
     spread = network.norm.running_var.sqrt()

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,10 +23,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pellucid import __version__, compute
-from pellucid.checkpoint import save_tensors
+from pellucid import __version__, compute, weights
+from pellucid.checkpoint import Checkpoint, save_tensors
 from pellucid.data import Shards, write_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError, reason
+from pellucid.models import ModelSpec
 from pellucid.recipe import Recipe
 
 _FREE_SPACE = (
@@ -415,3 +416,30 @@ class RunLog:
         """Write what is buffered."""
         if self.board is not None:
             self.board.close()
+
+
+def read_start(path: str | Path, spec: ModelSpec, config: Any) -> Checkpoint:
+    """A checkpoint to start from, of the structure `spec` with the numbers `config`.
+
+    Raises:
+        UnknownNameError: no such weights.
+        CheckpointError: they can't be read, or are of another structure.
+    """
+    file = weights.find(path)
+    checkpoint = Checkpoint.read(file.path, sha256=file.sha256)
+    if checkpoint.model != spec.name:
+        raise CheckpointError(
+            f"{path} holds a {checkpoint.model}; the recipe trains {spec.name}. "
+            "Start from weights of that structure."
+        )
+    found, wanted = asdict(spec.config_from(checkpoint.config)), asdict(config)
+    measured = {one.name for one in fields(config) if one.metadata.get("added") == "by calibration"}
+    differing = [
+        f"{k} {found[k]}, not {wanted[k]}" for k in wanted if k not in measured and found[k] != wanted[k]
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{path} holds a {spec.name} of other numbers than the recipe gives it: {'; '.join(differing)}. "
+            "Set the recipe's config to these, or start from other weights."
+        )
+    return checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pellucid.datasets.files import picture_size, pixels_of, walk
+from pellucid.datasets.files import picture_size, read_pixels, walk
 from pellucid.errors import ImageTooLargeError, InputError, UnreadableImageError, UnsupportedImageError
 
 
@@ -23,28 +23,33 @@ def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
+def stored(data: bytes, folder: Path) -> Path:
+    (folder / "a.bmp").write_bytes(data)
+    return folder / "a.bmp"
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 @pytest.mark.parametrize("width", [16, 17, 18, 19])
 def test_lossless_pictures_keep_their_pixels(kind: str, width: int, tmp_path: Path) -> None:
     pixels = noise(width=width)
     (tmp_path / "a").write_bytes(encoded(pixels, kind))
-    assert np.array_equal(pixels_of((tmp_path / "a").read_bytes(), "a").numpy(), pixels)
+    assert np.array_equal(read_pixels(tmp_path / "a").numpy(), pixels)
     assert picture_size(tmp_path / "a") == (width, 11)
 
 
-def test_a_bitmap_may_have_alpha_or_begin_at_the_top() -> None:
+def test_a_bitmap_may_have_alpha_or_begin_at_the_top(tmp_path: Path) -> None:
     pixels = noise(channels=4)
-    assert np.array_equal(pixels_of(encoded(pixels, "BMP"), "a").numpy(), pixels[..., :3])
+    assert np.array_equal(read_pixels(stored(encoded(pixels, "BMP"), tmp_path)).numpy(), pixels[..., :3])
     upside_down = bytearray(encoded(noise(), "BMP"))
     upside_down[22:26] = (-11).to_bytes(4, "little", signed=True)
-    assert np.array_equal(pixels_of(bytes(upside_down), "a").numpy(), noise()[::-1])
+    assert np.array_equal(read_pixels(stored(bytes(upside_down), tmp_path)).numpy(), noise()[::-1])
 
 
-def test_a_bitmap_with_too_many_pixels_is_refused_by_its_header() -> None:
+def test_a_bitmap_with_too_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
     large = bytearray(encoded(noise(), "BMP"))
     large[18:26] = struct.pack("<ii", 20_000, 20_000)
     with pytest.raises(ImageTooLargeError, match=r"a\.bmp is 20,000 x 20,000 pixels .*limit is 250 Mpx"):
-        pixels_of(bytes(large), "a.bmp")
+        read_pixels(stored(bytes(large), tmp_path))
 
 
 def test_a_jpeg_is_turned_upright(tmp_path: Path) -> None:
@@ -52,7 +57,7 @@ def test_a_jpeg_is_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     (tmp_path / "a.jpg").write_bytes(encoded(noise(), "JPEG", exif=exif))
     assert picture_size(tmp_path / "a.jpg") == (11, 17)
-    assert pixels_of((tmp_path / "a.jpg").read_bytes(), "a").shape == (17, 11, 3)
+    assert read_pixels(tmp_path / "a.jpg").shape == (17, 11, 3)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG"])
@@ -79,9 +84,9 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError):
         picture_size(tmp_path / "a.png")
     with pytest.raises(UnreadableImageError, match="cut short"):
-        pixels_of(b"BM", "a.bmp")
+        read_pixels(stored(b"BM", tmp_path))
     with pytest.raises(UnsupportedImageError, match="a bitmap of 8 bits, compression 0; expected 24 or 32"):
-        pixels_of(encoded(noise()[..., 0], "BMP"), "a.bmp")
+        read_pixels(stored(encoded(noise()[..., 0], "BMP"), tmp_path))
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("nothing.png", "pipe.png"):
         with pytest.raises(UnreadableImageError, match="not a regular file, or leads nowhere"):

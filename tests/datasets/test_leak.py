@@ -39,6 +39,15 @@ def test_nothing_is_found_where_nothing_is(folders: tuple[Path, Path]) -> None:
     assert refuse_leaks([train], [test]).leaks == ()
 
 
+def test_what_can_not_be_read_is_named(folders: tuple[Path, Path]) -> None:
+    train, test = folders
+    broken = bytearray((test / "deep/4.png").read_bytes())
+    broken[len(broken) // 2] ^= 255
+    (train / "broken.png").write_bytes(broken)
+    (reason,) = find_leaks([train], [test], near=NEAR).unread.values()
+    assert str(train / "broken.png") in reason
+
+
 def test_a_renamed_file_is_found(folders: tuple[Path, Path]) -> None:
     train, test = folders
     (train / "holiday.PNG").write_bytes((test / "deep/4.png").read_bytes())
@@ -208,3 +217,11 @@ def test_the_hash_that_a_manifest_states_is_taken(shards: Path, tmp_path: Path) 
     report = find_leaks([tmp_path / "shards"], [tmp_path / "test.png"])
     assert [leak.by for leak in report.leaks] == ["file"]
     assert len(report.unread) == 1
+
+
+def test_shards_that_have_nothing_of_the_side_are_refused(folders: tuple[Path, Path], shards: Path) -> None:
+    rows = json.loads((shards / "manifest.json").read_text("utf-8"))["files"]
+    training = [{**row, "split": "train"} for row in rows]
+    (folders[0] / "manifest.json").write_text(json.dumps({"files": training}), "utf-8")
+    with pytest.raises(InputError, match="holds shards, but none of the split val"):
+        find_leaks([folders[1]], [folders[0]])

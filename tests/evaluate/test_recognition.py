@@ -9,6 +9,7 @@ import torch
 from pellucid import labels
 from pellucid.data import Shards, load_shards
 from pellucid.diagnosis import Recognizer, calibrate
+from pellucid.errors import InputError
 from pellucid.evaluate import recognition
 from pellucid.evaluate.recognition import (
     Judged,
@@ -191,3 +192,9 @@ def test_a_recognizer_is_measured_on_shards_and_its_rows_make_a_table(shards: Pa
     odd = [name for name, number, _ in validation_pictures(loaded) if number % 2]
     assert scores["n"] == len(odd)
     assert len(scores["strange"]) >= 8
+
+
+def test_shards_without_validation_pictures_are_refused():
+    network = RecognizerNetwork(RecognizerConfig(crop=32, widths=(4, 4, 8, 8), hidden=8))
+    with pytest.raises(InputError, match="no validation pictures"):
+        judge(network, Shards({}, "none"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli._shared import AsJson
+from pellucid.cli._shared import AsJson, parse_path
 
 if TYPE_CHECKING:
     from pellucid.datasets import Split
@@ -27,13 +27,19 @@ def prepare(
     folder: Annotated[
         Path,
         typer.Argument(
+            parser=parse_path,
             help="Folder of clean pictures, searched in depth; with --kind, one that holds two folders, "
-            "degraded and clean, with pictures of the same names."
+            "degraded and clean, with pictures of the same names.",
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="Folder of shards to add them to; made if it is not there."),
+        typer.Option(
+            "-o",
+            "--output",
+            parser=parse_path,
+            help="Folder of shards to add them to; made if it is not there.",
+        ),
     ],
     kind: Annotated[
         str | None, typer.Option(help="What is wrong with degraded pictures: low_light, blur, noise or haze.")
@@ -130,7 +136,10 @@ def list_(as_json: AsJson = False) -> None:
 @data.command()
 def verify(
     name: Annotated[str, typer.Argument(help="A known data set (see: pellucid data list), or a .toml file.")],
-    folder: Annotated[Path, typer.Argument(help="The data set's folder, or the root of the project's data.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=parse_path, help="The data set's folder, or the root of the project's data."),
+    ],
     layout: Annotated[str | None, typer.Option(help="Look for this layout only.")] = None,
     split: Annotated[str | None, typer.Option(help="Look for this split only: train or test.")] = None,
     decode: Annotated[
@@ -162,9 +171,14 @@ def verify(
 def leak(
     train: Annotated[
         list[Path],
-        typer.Option(help="Folder of training pictures, or of shards; may be given several times."),
+        typer.Option(
+            parser=parse_path, help="Folder of training pictures, or of shards; may be given several times."
+        ),
     ],
-    test: Annotated[list[Path], typer.Option(help="Folder of test pictures; may be given several times.")],
+    test: Annotated[
+        list[Path],
+        typer.Option(parser=parse_path, help="Folder of test pictures; may be given several times."),
+    ],
     near: Annotated[
         int | None,
         typer.Option(
@@ -202,8 +216,12 @@ def leak(
 
 @data.command(hidden=True)  # new weights carry them; this is for those that were trained before
 def remember(
-    checkpoint: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Safetensors of pellucid.")],
-    train: Annotated[Path, typer.Option(help="Folder of shards that the weights were trained on.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(parser=parse_path, metavar="WEIGHTS", help="Safetensors of pellucid.")
+    ],
+    train: Annotated[
+        Path, typer.Option(parser=parse_path, help="Folder of shards that the weights were trained on.")
+    ],
 ) -> None:
     """Write the hashes of their training pictures into weights, so that evaluate can name a leak.
 

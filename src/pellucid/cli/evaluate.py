@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pellucid.cli._shared import AsJson, Device, MeasuredIn, Memory, Model, Prompt
+from pellucid.cli._shared import AsJson, Device, MeasuredIn, Memory, Model, Prompt, parse_path
 from pellucid.errors import InputError
 from pellucid.weights import DEFAULT
 
@@ -21,12 +21,14 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
+            parser=parse_path,
             help="Folder with degraded/ and clean/ of the same names; with --sigma, of clean ones; with "
-            "--suite, the folder below which the test sets lie."
+            "--suite, the folder below which the test sets lie.",
         ),
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="Shard folder: measure on its validation pairs, kind by kind.")
+        Path | None,
+        typer.Option(parser=parse_path, help="Shard folder: measure on its validation pairs, kind by kind."),
     ] = None,
     model: Model = DEFAULT,
     protocol: Annotated[str, typer.Option(help="papers, papers-y or files.")] = "papers",
@@ -45,13 +47,19 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="With --shards: the first pictures of each kind.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the scores of each picture to this file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(parser=parse_path, help="Write the scores of each picture to this file.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="With --suite: write the report to this .md, .csv or .html.")
+        Path | None,
+        typer.Option(parser=parse_path, help="With --suite: write the report to this .md, .csv or .html."),
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="With --shards: folder in which <weights>.csv is written. Default: results."),
+        typer.Option(
+            parser=parse_path,
+            help="With --shards: folder in which <weights>.csv is written. Default: results.",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     guard: Annotated[

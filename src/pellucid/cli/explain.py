@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pellucid.cli._shared import AsJson, Device, Memory, Model, Prompt
+from pellucid.cli._shared import AsJson, Device, Memory, Model, Prompt, parse_path
 from pellucid.errors import InputError, OutputExistsError
 from pellucid.weights import DEFAULT
 
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 def explain(
     photo: Annotated[
         Path | None,
-        typer.Argument(help="A picture, or a folder with a sub-folder of pictures for each kind."),
+        typer.Argument(
+            parser=parse_path, help="A picture, or a folder with a sub-folder of pictures for each kind."
+        ),
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(help="Instead: a shard folder, whose validation pairs are taken.")
+        Path | None,
+        typer.Option(parser=parse_path, help="Instead: a shard folder, whose validation pairs are taken."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where the figure goes, for example a .png.")
+        Path | None,
+        typer.Option("-o", "--output", parser=parse_path, help="Where the figure goes, for example a .png."),
     ] = None,
     model: Model = DEFAULT,
     prompt: Prompt = None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pellucid.cli._shared import AsJson
+from pellucid.cli._shared import AsJson, parse_path
 
 recipe = typer.Typer(
     help="The recipes that come with pellucid: list them, show one, or copy it to change it.",
@@ -49,7 +49,10 @@ def show_recipe(name: Name) -> None:
 def copy_recipe(
     name: Name,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The new file; default: the name and .toml, here.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", parser=parse_path, help="The new file; default: the name and .toml, here."
+        ),
     ] = None,
 ) -> None:
     """Copy a recipe's file, to change it and to train by it: `pellucid train FILE`."""

@@ -19,13 +19,16 @@ def recognize(
     ] = None,
     shards: Annotated[
         Path | None,
-        typer.Option(help="Instead: a shard folder; measure the recognizer on its validation pictures."),
+        typer.Option(
+            parser=parse_path,
+            help="Instead: a shard folder; measure the recognizer on its validation pictures.",
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="Name of a recognizer's weights, or a .safetensors file.")
     ] = "recognizer",
     results: Annotated[
-        Path, typer.Option(help="With --shards: folder in which <weights>.csv is written.")
+        Path, typer.Option(parser=parse_path, help="With --shards: folder in which <weights>.csv is written.")
     ] = Path("results"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
     as_json: AsJson = False,

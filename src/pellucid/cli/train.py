@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pellucid.cli._shared import parse_path
 from pellucid.errors import InputError
 
 
@@ -13,22 +14,29 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of shards, with its manifest.json, or below which the recipe's data sets lie."
+            parser=parse_path,
+            help="Folder of shards, with its manifest.json, or below which the recipe's data sets lie.",
         ),
     ],
     validation: Annotated[
         Path | None,
-        typer.Option(help="Folder of shards to validate on; default: that of --data, if it is one."),
+        typer.Option(
+            parser=parse_path, help="Folder of shards to validate on; default: that of --data, if it is one."
+        ),
     ] = None,
     test: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of test pictures that must not be trained on; may be given several times."),
+        typer.Option(
+            parser=parse_path,
+            help="Folder of test pictures that must not be trained on; may be given several times.",
+        ),
     ] = None,
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Train though test pictures are among the training pictures.")
     ] = False,
     run: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: runs/ and the recipe's name.")
+        Path | None,
+        typer.Option(parser=parse_path, help="Folder of the run; default: runs/ and the recipe's name."),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -129,12 +137,13 @@ def _check_leaks(sources: set[str], data: Path, test: list[Path], allow_leak: bo
     """Compare what training reads with the test pictures, as near as evaluate will, and say what came out."""
     from pellucid import datasets
     from pellucid.cli._shared import progress_bar, say
+    from pellucid.datasets.files import folder_of
     from pellucid.datasets.leak import NEAR, refuse_leaks
     from pellucid.datasets.verify import find_pairs
 
     training: list[Path] = []
     for source in sorted(sources & set(datasets.names())):
-        root = data / source if (data / source).is_dir() else data
+        root = folder_of(data, source)
         training += [root / path for pair in find_pairs(source, root, "train") for path in pair if path]
     with progress_bar() as bar:
         row = bar.add_task("Comparing", total=None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
-from pellucid.image_io import IMAGE_SUFFIXES, Limits, decode_image, read_header
+from pellucid.image_io import IMAGE_SUFFIXES, Limits, read_header, read_image
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp")
 _TAIL = 1 << 16  # bytes at a file's end in which its last marker is looked for
@@ -40,6 +40,24 @@ def walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders.sort()
         yield from (Path(where, name) for name in sorted(files))
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """The files below a folder that are pictures by their suffix.
+
+    Raises:
+        InputError: it can't be listed, or there are none.
+    """
+    if found := [path for path in walk(folder) if path.suffix.lower() in SUFFIXES]:
+        return found
+    raise InputError(
+        f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}. Give another folder."
+    )
+
+
+def folder_of(root: Path, name: str) -> Path:
+    """Where a data set lies below a root: in a folder of its own name, if there is one."""
+    return root / name if (root / name).is_dir() else root
 
 
 def check_regular(path: Path) -> None:
@@ -95,15 +113,17 @@ def _jpeg_ends(path: Path) -> bool:
     return data.find(b"\xff\xd9", at) >= 0
 
 
-def pixels_of(data: bytes, name: str) -> Tensor:
+def read_pixels(path: Path) -> Tensor:
     """(H, W, 3) uint8, upright.
 
     Raises:
         UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as in `pellucid.read_image`.
+        OSError: a bitmap that can't be read.
     """
-    if data[:2] == b"BM":
-        return _bmp_pixels(data, name)
-    return decode_image(data).pixels.mul(255).round().byte().permute(1, 2, 0).contiguous()
+    with path.open("rb") as file:
+        if file.read(2) == b"BM":
+            return _bmp_pixels(path.read_bytes(), str(path))
+    return read_image(path).pixels.mul(255).round().byte().permute(1, 2, 0).contiguous()
 
 
 def _bmp_header(head: bytes, name: str) -> tuple[int, int, int, int]:

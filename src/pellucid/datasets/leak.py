@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.checkpoint import hash_file
 from pellucid.data import paths_of_row, rows_of_split
-from pellucid.datasets.files import SUFFIXES, check_regular, picture_size, pixels_of, walk
+from pellucid.datasets.files import check_regular, picture_size, pictures_below, read_pixels
 from pellucid.errors import InputError, LeakError, PellucidError
 
 PathLike = str | os.PathLike[str]
@@ -194,12 +195,9 @@ def _pictures(folders: Sequence[PathLike], split: str) -> list[_Picture]:
     for folder in map(Path, folders):
         listed = [_Picture(folder)] if folder.is_file() else _shard_pictures(folder, split)
         if listed is None:
-            listed = [_Picture(path) for path in walk(folder) if path.suffix.lower() in SUFFIXES]
+            listed = [_Picture(path) for path in pictures_below(folder)]
         if not listed:
-            raise InputError(
-                f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}. "
-                "Give another folder."
-            )
+            raise InputError(f"{folder} holds shards, but none of the split {split}. Give another folder.")
         pictures.update((picture.path, picture) for picture in listed)
     return list(pictures.values())
 
@@ -218,13 +216,12 @@ def _shard_pictures(folder: Path, split: str) -> list[_Picture] | None:
 def _read_head(picture: _Picture) -> None:
     check_regular(picture.path)
     if picture.sha256 is None:
-        with picture.path.open("rb") as file:
-            picture.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        picture.sha256 = hash_file(picture.path)
     picture.size = picture_size(picture.path)
 
 
 def _read_pixels(picture: _Picture) -> Tensor:
-    pixels = pixels_of(picture.path.read_bytes(), str(picture.path))
+    pixels = read_pixels(picture.path)
     height, width = pixels.shape[:2]
     content = f"{width} {height} ".encode() + pixels.numpy().tobytes()
     picture.pixels = hashlib.sha256(content).digest()

@@ -16,8 +16,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE, PAIR_KINDS, PAIR_ROLES, read_manifest, write_rgb8
-from pellucid.datasets.files import SUFFIXES, check_regular, pixels_of, walk
+from pellucid.datasets.files import check_regular, pictures_below, read_pixels
 from pellucid.datasets.leak import NEAR, perceptual_hash
 from pellucid.errors import InputError, PellucidError, RecipeError, UnknownNameError, write_refusal
 from pellucid.registry import unknown_name
@@ -84,7 +85,7 @@ def prepare_shards(
         raise InputError(
             f"{target} lies in {folder}, whose pictures are to be added. Name a folder beside it."
         )
-    sources = _pairs(folder) if kind else {path: [path] for path in _pictures(folder)}
+    sources = _pairs(folder) if kind else {path: [path] for path in pictures_below(folder)}
     rows = _open(target)
     known = {row["made_of"] for row in rows if "made_of" in row}
     scenes = [(int(row["scene"], 16), row["split"]) for row in rows if row.get("scene")]
@@ -112,7 +113,7 @@ def prepare_shards(
         if scene is not None:
             scenes.append((scene, split))
         for role, pixels in zip(roles, pictures, strict=True):
-            name = f"{role}/{files[0].stem[:_STEM]}-{made_of[:12]}.png"
+            name = f"{role}/{_plain(files[0].stem)}-{made_of[:12]}.png"
             rows.append(
                 {"path": name, "split": split, "role": role, "sha256": _store(pixels, target / name)}
                 | {"made_of": made_of, "scene": "" if scene is None else f"{scene:016x}"}
@@ -123,22 +124,9 @@ def prepare_shards(
     return found
 
 
-def _pictures(folder: Path) -> list[Path]:
-    listed = [p for p in walk(folder) if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
-    if not listed:
-        raise InputError(
-            f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}. "
-            "Give another folder."
-        )
-    return listed
-
-
 def _pairs(folder: Path) -> dict[Path, list[Path]]:
     """The two files of each pair, the clean one first, by the clean one."""
-    clean, degraded = (
-        {path.relative_to(folder / side).with_suffix(""): path for path in _pictures(folder / side)}
-        for side in ("clean", "degraded")
-    )
+    clean, degraded = (_by_name(folder / side) for side in ("clean", "degraded"))
     if lonely := sorted(clean.keys() ^ degraded.keys()):
         more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
         raise InputError(
@@ -146,6 +134,18 @@ def _pairs(folder: Path) -> dict[Path, list[Path]]:
             "Each needs one of the same name (the suffix may differ) in the other of clean and degraded."
         )
     return {path: [path, degraded[name]] for name, path in clean.items()}
+
+
+def _by_name(folder: Path) -> dict[Path, Path]:
+    """The pictures of one side by their paths below it, without suffix."""
+    named: dict[Path, Path] = {}
+    for path in pictures_below(folder):
+        if (other := named.setdefault(path.relative_to(folder).with_suffix(""), path)) != path:
+            raise InputError(
+                f"{folder} holds both {other.name} and {path.name}; pairs go by the name without suffix. "
+                "Rename one of them."
+            )
+    return named
 
 
 def _hashed(sources: Mapping[Path, list[Path]], left_out: dict[str, str]) -> dict[str, list[Path]]:
@@ -156,8 +156,7 @@ def _hashed(sources: Mapping[Path, list[Path]], left_out: dict[str, str]) -> dic
         try:
             for file in files:
                 check_regular(file)
-                with file.open("rb") as opened:
-                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+                digest.update(hash_file(file).encode())
         except (InputError, OSError) as error:
             left_out[str(path)] = str(error)
         else:
@@ -167,7 +166,7 @@ def _hashed(sources: Mapping[Path, list[Path]], left_out: dict[str, str]) -> dic
 
 def _read(files: list[Path], long_side: int | None) -> list[Tensor]:
     """A clean picture, reduced, or the two of a pair as they are: (H, W, 3) uint8."""
-    pictures = [pixels_of(file.read_bytes(), str(file)) for file in files]
+    pictures = [read_pixels(file) for file in files]
     sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in pictures]
     if len(set(sizes)) > 1 or min(pictures[0].shape[:2]) < LEAST_SIDE:
         raise InputError(
@@ -177,6 +176,11 @@ def _read(files: list[Path], long_side: int | None) -> list[Tensor]:
     if long_side is not None and len(files) == 1:
         pictures = [_reduced(pictures[0], long_side)]
     return pictures
+
+
+def _plain(stem: str) -> str:
+    """A name that every disk takes, whatever bytes it is made of."""
+    return stem.encode("utf-8", "replace").decode()[:_STEM]
 
 
 def _reduced(pixels: Tensor, long_side: int) -> Tensor:
@@ -218,7 +222,7 @@ def _store(pixels: Tensor, path: Path) -> str:
     try:
         path.parent.mkdir(exist_ok=True)
         write_rgb8(pixels, path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hash_file(path)
     except OSError as error:
         raise write_refusal(path, error) from error
 

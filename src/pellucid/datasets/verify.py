@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.datasets._manifest import Layout, Manifest, Size, fields, load_manifest, plain
-from pellucid.datasets.files import check_regular, picture_size, pixels_of, walk
+from pellucid.datasets.files import check_regular, picture_size, read_pixels, walk
 from pellucid.errors import InputError, PellucidError, UnknownNameError
 from pellucid.registry import unknown_name
 
@@ -378,7 +378,7 @@ class _Check:
         try:
             if decode:
                 check_regular(file)
-                height, width = pixels_of(file.read_bytes(), str(file)).shape[:2]
+                height, width = read_pixels(file).shape[:2]
                 self.sizes[path] = width, height
             else:
                 self.sizes[path] = picture_size(file)

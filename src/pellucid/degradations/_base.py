@@ -2,17 +2,16 @@
 
 import json
 import reprlib
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from types import UnionType
-from typing import Any, NoReturn, Self, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Self, get_type_hints
 
 import torch
 from torch import Tensor
 
 from pellucid.errors import InputError
+from pellucid.typed import fits
 
 ROUNDING = 1e-5  # by which a sum of weights may go beyond white
 
@@ -75,7 +74,7 @@ class Params:
                 f"{sorted(found - set(wanted)) or 'none'}. Give the line as it was printed."
             )
         for name in wanted:
-            if not _fits(values[name], wanted[name]):
+            if not fits(values[name], wanted[name]):
                 raise InputError(
                     f"The parameter {name!r} is {reprlib.repr(values[name])}; expected {wanted[name]}. "
                     "Give the line as it was printed."
@@ -109,29 +108,6 @@ def _leaves(value: Any) -> Iterable[Any]:
             yield from _leaves(part)
     else:
         yield value
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON has the type of a field: tuples, unions and plain values."""
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)
-        if not isinstance(value, list):
-            return False
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            return all(_fits(v, inner[0]) for v in value)
-        return len(value) == len(inner) and all(_fits(v, h) for v, h in zip(value, inner, strict=True))
-    if isinstance(hint, UnionType):
-        return any(_fits(value, h) for h in get_args(hint))
-    if hint is float:
-        # No larger integer is a float; NaN is in no range.
-        return (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and abs(value) <= sys.float_info.max
-        )
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
 
 
 class Degradation(ABC):

@@ -225,6 +225,15 @@ def require(name: str) -> Any:
         ) from error
 
 
+def version_of(name: str) -> str:
+    """Of a package as it says itself: what it was installed as may be called otherwise (onnxruntime-gpu).
+
+    Raises:
+        InputError: it is not installed.
+    """
+    return str(require(name).__version__)
+
+
 def _inputs(degraded: Tensor, prompt: int | None) -> dict[str, Any]:
     inputs = {"degraded": degraded.contiguous().numpy()}
     return inputs if prompt is None else inputs | {"prompt": np.array([prompt])}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from pellucid.engines._base import (
     is_installed,
     open_engine,
     require,
+    version_of,
 )
 from pellucid.engines._export import export, to_onnx
 from pellucid.errors import CheckpointError, ExportError, InputError
@@ -81,13 +81,13 @@ def prepare(name: str, network: nn.Module, spec: ModelSpec, header: Header) -> d
         formats = {engine: kind for engine, kind in formats.items() if is_installed(engine)}
         if header.precision == "bf16":
             formats.pop("onnxruntime", None)
-    else:
-        check_precision(name, header.precision)
         if not (formats and all(map(is_installed, ("onnx", "onnxscript", "platformdirs")))):
             return {}
+    else:
+        check_precision(name, header.precision)
     folder, engines, onnx_model = cache_folder(), dict[str, Engine](), None
     # The weights' hash, as one name may stand for other bytes later; torch's version, as it does the export.
-    versions = f"{__version__}-{metadata.version('torch')}"
+    versions = f"{__version__}-{version_of('torch')}"
     stem = f"{Path(header.name).name}-{(header.weights_sha256 or '')[:16]}-{versions}-{header.precision}"
     with FileLock(folder / f"{stem}.lock"):
         for engine, kind in formats.items():
@@ -95,7 +95,7 @@ def prepare(name: str, network: nn.Module, spec: ModelSpec, header: Header) -> d
             with suppress(CheckpointError):  # missing, cut short, or of another version: made anew
                 engines[engine] = open_engine(path)
                 continue
-            refused = folder / f"{stem}-{engine}-{metadata.version(engine)}.refused"
+            refused = folder / f"{stem}-{engine}-{version_of(engine)}.refused"
             if name == "auto" and refused.exists():
                 continue
             onnx_model = to_onnx(network, spec) if onnx_model is None else onnx_model
@@ -122,7 +122,7 @@ def choose(
     if len(runs) == 1:
         return Choice(next(iter(runs)), {})
     facts = {
-        "engines": {name: metadata.version(name) for name in runs},
+        "engines": {name: version_of(name) for name in runs},
         "weights": weights_sha256,
         "precision": precision,
         "threads": torch.get_num_threads(),

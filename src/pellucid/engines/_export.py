@@ -4,7 +4,6 @@ import logging
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pellucid.engines._base import (
     check_precision,
     open_engine,
     require,
+    version_of,
 )
 from pellucid.errors import ExportError
 from pellucid.image_io import check_writable, write_bytes
@@ -141,7 +141,7 @@ def export(
     tool = require(name)
     model = to_onnx(network, spec) if onnx_model is None else onnx_model
     names = ("torch", "onnx", tool.__name__)
-    header = replace(header, versions={"pellucid": __version__, **{n: metadata.version(n) for n in names}})
+    header = replace(header, versions={"pellucid": __version__, **{n: version_of(n) for n in names}})
     with tempfile.TemporaryDirectory(prefix="pellucid-") as folder:
         draft = Path(folder) / f"draft{target.suffix}"
         _save(model, header, draft)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pellucid.datasets import load_manifest
+from pellucid.datasets.files import folder_of
 from pellucid.datasets.verify import SplitReport, find_pairs, verify
 from pellucid.errors import InputError
 from pellucid.evaluate.pairs import PictureSet, list_clean, list_pairs
@@ -58,7 +59,7 @@ def find_set(root: Path, name: str) -> Found | str:
 
 def _find_layout(root: Path, name: str) -> Found:
     """The set in a layout of its manifest."""
-    folder = root / name if (root / name).is_dir() else root
+    folder = folder_of(root, name)
     try:
         report = verify(name, folder, split="test").splits[0]
     except InputError:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pellucid import metrics
 from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE
-from pellucid.datasets.files import SUFFIXES, picture_size, pixels_of
+from pellucid.datasets.files import SUFFIXES, picture_size, read_pixels
 from pellucid.errors import InputError
 from pellucid.evaluate import protocols
 from pellucid.evaluate.leaks import trained_on
@@ -342,7 +342,7 @@ def _read(path: Path) -> Tensor:
     """(3, H, W) in [0, 1]; also of a bitmap, which libvips does not read."""
     if path.suffix.lower() != ".bmp":
         return read_image(path).pixels
-    return pixels_of(path.read_bytes(), str(path)).permute(2, 0, 1).float() / 255
+    return read_pixels(path).permute(2, 0, 1).float() / 255
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

@@ -2,7 +2,7 @@
 
 Measured on the fixed labelled pictures of `pellucid.labels.validation_pictures`. Those made from
 even-numbered clean pictures serve calibration, those from odd-numbered ones are measured: no scene stands on
-both sides.
+both sides. Strengths, to which no calibration is fitted, are measured on all.
 """
 
 import math
@@ -19,6 +19,7 @@ from pellucid import __version__
 from pellucid.checkpoint import Checkpoint
 from pellucid.data import Shards, load_shards
 from pellucid.diagnosis import PRESENT, Diagnosis, Recognizer, calibrate, conclude
+from pellucid.errors import InputError
 from pellucid.evaluate.scores import as_csv, code_commit, finite
 from pellucid.labels import KINDS, strange_pictures, validation_pictures, validation_shards
 from pellucid.models.recognizer import SCALES, Answers
@@ -77,7 +78,11 @@ class Judged:
 
 
 def ask(network: nn.Module, shards: Shards, limit: int | None = None) -> Judged:
-    """The raw answers of a network about `validation_pictures`, the first `limit` of each row."""
+    """The raw answers of a network about `validation_pictures`, the first `limit` of each row.
+
+    Raises:
+        InputError: there are none.
+    """
     rows: list[str] = []
     numbers: list[int] = []
     columns: list[tuple[Tensor, ...]] = []
@@ -91,6 +96,11 @@ def ask(network: nn.Module, shards: Shards, limit: int | None = None) -> Judged:
         truths = torch.tensor([math.nan if v is None else v for v in known])
         columns.append((labelled.truth.presence(), truths, *(answer[0] for answer in answers)))
     network.train(was_training).requires_grad_(True)
+    if not columns:
+        raise InputError(
+            "The shards hold no validation pictures; expected some of the split val. Add them, or give other "
+            "shards."
+        )
     presence, truths, logits, strengths, novelty = (torch.stack(c) for c in zip(*columns, strict=True))
     return Judged(tuple(rows), torch.tensor(numbers), presence, truths, logits, strengths, novelty)
 
@@ -263,17 +273,20 @@ def evaluate_recognizer(recognizer: Recognizer, root: str | Path) -> tuple[dict[
 
 
 def score(judged: Judged, config: Any) -> dict[str, Any]:
-    """All measures on the odd-numbered pictures, plain values."""
+    """All measures on the odd-numbered pictures, plain values; errors of strengths on all, since nothing is
+    fitted to them there.
+    """
     odd = judged.of(judged.numbers % 2 == 1)
     probabilities = calibrate(odd.logits, config)
     said = probabilities[:, :-1] >= PRESENT
     kinds: dict[str, Any] = {}
     macro: dict[str, float] = {}
-    for name, chosen in (("single", ~odd.mixed), ("composite", odd.mixed)):
+    for name, mixed in (("single", False), ("composite", True)):
+        chosen = odd.mixed == mixed
         scores = f1(odd.presence[chosen, :-1], said[chosen])
         counts = confusion(odd.presence[chosen, :-1], said[chosen])
         macro[name] = mean(list(scores.values()))
-        part = odd.of(chosen)
+        part = judged.of(judged.mixed == mixed)
         for i, kind in enumerate(KINDS):
             kinds.setdefault(kind, {})[name] = {
                 "f1": scores[kind],
@@ -292,9 +305,9 @@ def score(judged: Judged, config: Any) -> dict[str, Any]:
             "n": len(odd.rows),
             "macro_f1": macro,
             "sigma_error": {
-                "gaussian": _sigma_error(odd, ("noise_",)),
-                "single": relative_error(odd.of(~odd.mixed), 0),
-                "composite": relative_error(odd.of(odd.mixed), 0),
+                "gaussian": _sigma_error(judged, ("noise_",)),
+                "single": relative_error(judged.of(~judged.mixed), 0),
+                "composite": relative_error(judged.of(judged.mixed), 0),
             },
             "calibration_error": calibration_error(bins),
             "calibration_error_nothing_wrong": calibration_error(nothing),

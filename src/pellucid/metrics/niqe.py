@@ -16,7 +16,6 @@ BLOCK = 96  # pixels; the features of each block are one sample
 SCALES = 2
 WINDOW, SIGMA = 7, 7 / 6  # of the local mean and deviation
 SHARP = 0.75  # the model is made of blocks with this share of their picture's largest deviation
-FEATURES = 18 * SCALES
 SHIFTS = ((0, 1), (1, 0), (1, 1), (-1, 1))  # neighbors whose products are looked at
 MODEL = Path(__file__).with_name("niqe.safetensors")
 

@@ -2,14 +2,14 @@
 
 import dataclasses
 import reprlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from torch import nn
 
 from pellucid.errors import CheckpointMismatchError
+from pellucid.typed import fits
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ModelSpec:
             )
         hints = get_type_hints(type(self.config))
         for name, value in values.items():
-            if not _fits(value, hints[name]):
+            if not fits(value, hints[name]):
                 expected = hints[name].__name__ if isinstance(hints[name], type) else str(hints[name])
                 fault = f"{name} is {reprlib.repr(value)}, expected {expected.removeprefix('typing.')}"
                 raise CheckpointMismatchError(
@@ -63,22 +63,6 @@ class ModelSpec:
                     "Its header is damaged; get the file again."
                 )
         return type(self.config)(**{k: _tuples(v) for k, v in values.items()})
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON has the type of a field."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
-    if hint is float:
-        # No larger integer is a float; NaN is in no range.
-        return (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and abs(value) <= sys.float_info.max
-        )
-    return isinstance(value, hint) and (hint is not int or not isinstance(value, bool))
 
 
 def _tuples(value: Any) -> Any:

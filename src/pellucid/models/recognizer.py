@@ -92,7 +92,7 @@ class RecognizerConfig:
         crops: most crops along one side of the picture.
         view: side in pixels of the reduced view.
         widths: channels of the trunk at 1/2, 1/4, 1/8 and 1/16 of the resolution.
-        hidden: width of the head.
+        hidden: width of the heads.
         axes: along how many directions the features of training pictures differ most; what lies beside them
             is novelty.
         slopes, offsets: K + 1 each, which make probabilities of logits, sigmoid(slope * logit + offset);
@@ -244,6 +244,24 @@ class View(nn.Module):
         return torch.cat([x.mean(2), x.amax(2), tones], dim=1)
 
 
+class Head(nn.Module):
+    """Normed features (B, F) to answers (B, N).
+
+    Presence and strength have one each, so that one can be fitted anew without moving the other.
+    """
+
+    def __init__(self, width: int, hidden: int, answers: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, answers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = F.silu(self.first(features))
+        x = x + F.silu(self.second(x))
+        return self.last(x)
+
+
 class RecognizerNetwork(nn.Module):
     """Pictures (B, 3, H, W) in [0, 1] of any size to `Answers`.
 
@@ -264,10 +282,8 @@ class RecognizerNetwork(nn.Module):
                 f"The recognizer has {config.axes} axes; expected 1 to {width}, as it has that many features."
             )
         self.norm = nn.BatchNorm1d(width, momentum=MOMENTUM, affine=False)
-        self.first = nn.Linear(width, config.hidden)
-        self.second = nn.Linear(config.hidden, config.hidden)
-        self.presence = nn.Linear(config.hidden, len(config.kinds) + 1)
-        self.strength = nn.Linear(config.hidden, len(config.kinds))
+        self.presence = Head(width, config.hidden, len(config.kinds) + 1)
+        self.strength = Head(width, config.hidden, len(config.kinds))
         self.register_buffer("axes", torch.zeros(config.axes, width))
         self.register_buffer("residue", torch.ones(()))
 
@@ -295,9 +311,8 @@ class RecognizerNetwork(nn.Module):
     def conclude(self, features: Tensor) -> Answers:
         """What features (B, F) mean."""
         features = self.norm(features)
-        x = F.silu(self.first(features.clamp(-6, 6)))
-        x = x + F.silu(self.second(x))
-        return Answers(self.presence(x), self.strength(x), self._beside(features) / self.residue)
+        near = features.clamp(-6, 6)
+        return Answers(self.presence(near), self.strength(near), self._beside(features) / self.residue)
 
     @torch.no_grad()
     def learn_axes(self, features: Tensor) -> None:
@@ -347,7 +362,7 @@ SPECS = (
         paper="own",
         guided=False,
         multiple_of=8,
-        parameters=575_677,
+        parameters=855_037,
         restores=False,
     ),
 )
