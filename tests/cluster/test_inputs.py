@@ -1,5 +1,7 @@
 """Which pictures there are, and what their outputs are called; and what the report knows."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,6 +90,19 @@ def test_hopeless_inputs_are_refused(tmp_path, folder):
         Inputs([str(tmp_path / "bad.parquet")], str(tmp_path / "out")).check()
     with pytest.raises(InputError, match="protocol"):
         Inputs(["nonsense://x"], str(tmp_path / "out")).check()
+
+
+def test_a_name_that_is_not_utf8_is_refused_unless_left_out(tmp_path, save):
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    urls, out = [str(tmp_path / "in")], str(tmp_path / "out")
+    for several in (urls, [*urls, str(tmp_path / "in" / "a.png")]):
+        with pytest.raises(InputError, match=r"in/caf\\udce9\.png is not UTF-8"):
+            Inputs(several, out).check()
+            list(Inputs(several, out).pairs())
+    left = Inputs(urls, out, exclude=["caf*"])
+    assert [name for _, name in left.pairs()] == ["a.png"]
+    assert left.skipped == 1
 
 
 def test_the_last_row_counts(tmp_path):

@@ -43,7 +43,7 @@ class Inputs:
         folder is the name, too; one from a root gives all of its parts ("bucket/a/b.png").
 
         Raises:
-            InputError: a manifest has no paths, or an output would be its own input.
+            InputError: a manifest has no paths, a path is not UTF-8, or an output would be its own input.
             UnreachableError: something can't be listed.
         """
         self.skipped = 0
@@ -52,6 +52,11 @@ class Inputs:
                 if not matches(name, self.include, self.exclude):
                     self.skipped += 1
                     continue
+                if (told := path.encode("utf-8", "backslashreplace").decode()) != path:
+                    raise InputError(
+                        f"The name of {told} is not UTF-8, as clusters and reports need it. "
+                        "Rename it, or leave it out with --exclude."
+                    )
                 if _real(path) == self._target(name):
                     raise InputError(f"{path} would be written to itself. Choose another output folder.")
                 yield path, name
