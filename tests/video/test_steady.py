@@ -6,8 +6,9 @@ from tests.video.conftest import av, pictures, write_film
 
 from pellucid import models
 from pellucid.models.daair import Router
+from pellucid.runner import NetworkRunner
 from pellucid.video import restore_video
-from pellucid.video.steady import Flicker, Shots, SteadyLight, steady_routers
+from pellucid.video.steady import Flicker, Shots, SteadyLight, SteadyRouter, steady_routers
 
 
 def test_a_still_film_flickers_less(unguarded, tmp_path):
@@ -36,10 +37,63 @@ def test_routers_follow_and_are_put_back():
         assert [router.router for router in routers] == before
         first, second = torch.rand(2, 1, before[0].linear.in_features, 4, 4)
         routers[0](first, None)
+        routers[0].begin_frame()
         routers[0](second, None)
         expected = first.mean((2, 3)).lerp(second.mean((2, 3)), 0.15)
         assert torch.allclose(routers[0].mean, expected)
     assert [m.router for m in network.modules() if isinstance(getattr(m, "router", None), Router)] == before
+
+
+def test_a_router_follows_a_frame_once_and_nothing_that_is_not_finite():
+    router = SteadyRouter(Router(4, 3))
+    overflown = torch.full((1, 4, 2, 2), torch.nan)
+    first, second = torch.rand(2, 2, 4, 2, 2)  # in tiles, two at once
+    for frame in (first, second):
+        router.begin_frame()
+        router(overflown, None)
+        index, gate = router(frame, None)
+        router(frame, None)
+    expected = first.mean((0, 2, 3)).lerp(second.mean((0, 2, 3)), 0.15)
+    assert torch.allclose(router.mean, expected[None])
+    assert index.shape == gate.shape == (2,)
+
+
+def test_routers_that_follow_at_once_decide_by_each_frame(unguarded, tmp_path, monkeypatch):
+    source = write_film(tmp_path / "film.mkv", pictures(4, sigma=60))
+    loose = restore_video(unguarded, source, tmp_path / "loose.mkv", steady=False).flicker
+    monkeypatch.setattr("pellucid.video.steady.FOLLOW", 1.0)
+    monkeypatch.setattr(SteadyLight, "__call__", lambda _light, _degraded, restored: restored)
+    assert restore_video(unguarded, source, tmp_path / "steady.mkv").flicker == loose
+
+
+def test_a_frame_that_is_computed_again_makes_no_other_film(unguarded, tmp_path, monkeypatch):
+    source = write_film(tmp_path / "film.mkv", pictures(4, sigma=60))
+    once = restore_video(unguarded, source, tmp_path / "once.mkv").flicker
+    usual = NetworkRunner._finite
+
+    def twice(self, run):
+        run(self.precision)
+        return usual(self, run)
+
+    monkeypatch.setattr(NetworkRunner, "_finite", twice)
+    assert restore_video(unguarded, source, tmp_path / "twice.mkv").flicker == once
+
+
+def test_a_film_goes_on_where_one_frame_overflows(unguarded, tmp_path, monkeypatch):
+    source = write_film(tmp_path / "film.mkv", pictures(3))
+    usual, weight, frames = NetworkRunner._finite, unguarded.network.stem.weight, []
+
+    def overflowing(self, run):
+        frames.append(run)
+        if len(frames) == 2:
+            kept = weight.clone()
+            weight.fill_(torch.nan)
+            run(self.precision)
+            weight.copy_(kept)
+        return usual(self, run)
+
+    monkeypatch.setattr(NetworkRunner, "_finite", overflowing)
+    assert restore_video(unguarded, source, tmp_path / "out.mkv").frames == 3
 
 
 def test_a_cut_is_told_from_movement_noise_and_flashes():

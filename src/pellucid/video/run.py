@@ -309,6 +309,8 @@ class _Run:
             if frame.format.name != pixel_format:
                 return files.frame_of(degraded, self.film, pixel_format)
             return frame
+        for router in self.routers:
+            router.begin_frame()
         restored = self.restorer.run(
             degraded,
             diagnosis=shot["prompt"],

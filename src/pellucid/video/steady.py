@@ -41,6 +41,9 @@ class Shots:
 class SteadyRouter(nn.Module):
     """A router that decides by a mean which follows the frames of a shot slowly.
 
+    It follows a frame once, also where that is computed again (in float32, or in smaller parts): then, and
+    where a frame comes in tiles, by the average of all its means but those that are not finite.
+
     Attributes:
         mean: (1, C), or none at the beginning of a shot.
     """
@@ -49,12 +52,21 @@ class SteadyRouter(nn.Module):
         super().__init__()
         self.router = router
         self.mean: Tensor | None = None
+        self.begin_frame()
+
+    def begin_frame(self) -> None:
+        """What comes now is another frame."""
+        self._before, self._seen = self.mean, list[Tensor]()
 
     def forward(self, x: Tensor, trial: None) -> tuple[Tensor, Tensor]:
-        """As `Router.forward`, for a batch of one."""
-        mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-        self.mean = mean if self.mean is None else self.mean.lerp(mean, FOLLOW)
-        return self.router(self.mean[:, :, None, None], trial)
+        """As `Router.forward`, the same for all of a batch."""
+        mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32)).mean(0, keepdim=True)
+        if torch.isfinite(mean).all():
+            self._seen.append(mean)
+            seen = torch.stack(self._seen).mean(0)
+            self.mean = seen if self._before is None else self._before.lerp(seen, FOLLOW)
+        decisive = mean if self.mean is None else self.mean
+        return self.router(decisive[:, :, None, None].expand(len(x), -1, 1, 1), trial)
 
 
 @contextmanager
