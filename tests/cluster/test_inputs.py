@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pellucid.cluster import storage
 from pellucid.cluster.inputs import Inputs
 from pellucid.cluster.report import SCHEMA, Known, Records, Row, now
 from pellucid.errors import InputError, JournalError
@@ -123,3 +124,51 @@ def test_a_report_that_is_none_is_named(tmp_path):
     (tmp_path / "_pellucid" / "report" / "x.parquet").write_bytes(b"half a file")
     with pytest.raises(JournalError, match=r"x\.parquet can't be read"):
         Records(str(tmp_path)).known()
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """`meanwhile("listed", act)`: another run acts right after this one has asked its store that."""
+
+    def arrange(name, act):
+        ask, acts = getattr(storage, name), iter([act])
+
+        def asked(url):
+            told = ask(url)
+            for one in acts:
+                one()
+            return told
+
+        monkeypatch.setattr(storage, name, asked)
+
+    return arrange
+
+
+def test_what_another_run_joins_meanwhile_is_no_error(tmp_path, meanwhile):
+    records, out = Records(str(tmp_path)), tmp_path / "_pellucid"
+
+    def write_parts():
+        for run in ("one", "other"):
+            records.write_part(run, [run], [Row("", f"{run}.png", "restored", "s", run, now())])
+
+    write_parts()
+    meanwhile("listed", next((out / "parts").glob("one-*")).unlink)
+    records.join_parts("half")
+    assert [row["name"] for row in pq.read_table(out / "report").to_pylist()] == ["other.png"]
+    write_parts()
+    meanwhile("listed", lambda: records.join_parts("theirs"))
+    records.join_parts("ours")
+    write_parts()
+    meanwhile("state", lambda: records.join_parts("later"))
+    assert records.part("one", ["one"]) == []
+    assert sorted(path.stem for path in (out / "report").iterdir()) == ["half", "later", "theirs"]
+    assert not list((out / "parts").iterdir())
+
+
+def test_a_run_that_ends_meanwhile_is_no_error(tmp_path, meanwhile):
+    records = Records(str(tmp_path))
+    for run, inputs in (("one", ["in"]), ("other", ["others"]), ("third", ["others"])):
+        records.begin(run, inputs)
+    meanwhile("listed", lambda: storage.remove(f"{tmp_path}/_pellucid/runs/other.json"))
+    records.end("one", ["in"])
+    assert [path.stem for path in (tmp_path / "_pellucid" / "runs").iterdir()] == ["third"]

@@ -9,12 +9,12 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from pellucid.cluster.storage import FileState
 from pellucid.errors import JournalError, UnreadableImageError
 from pellucid.restoration import Report
 
+T = TypeVar("T")
 FOLDER = "_pellucid"
 THREADS = 32  # that read and remove small files of a store at once
 Table = Any  # pyarrow's, which comes without types
@@ -241,30 +242,34 @@ class Records:
 
     def end(self, run: str, inputs: Sequence[str]) -> None:
         """Take the mark away, and those of killed runs over the same inputs: nothing of them is in flight."""
+        own = json.dumps(sorted(inputs)).encode()
         for other in self._marks():
-            if other == run or json.loads(storage.read(self._mark(other))) == sorted(inputs):
+            if other == run or _if_there(storage.read, self._mark(other)) == own:
                 storage.remove(self._mark(other))
 
     def part(self, run: str, names: Iterable[str]) -> list[Row]:
         """What a block's earlier attempt wrote, after which its process was lost; empty if it did not."""
         url = self._part(run, names)
-        if storage.state(url) is None:
-            return []
-        return [_row(plain) for plain in _read_table(url).to_pylist()]
+        found = None if storage.state(url) is None else _if_there(_read_table, url)
+        return [] if found is None else [_row(plain) for plain in found.to_pylist()]
 
     def write_part(self, run: str, names: Iterable[str], rows: Sequence[Row]) -> None:
         """Keep the rows of a block; whoever restores it again replaces them."""
         storage.write(_parquet([_to_table(rows)]), self._part(run, names), overwrite=True)
 
     def join_parts(self, name: str) -> None:
-        """Make one file of `report/` out of all parts; killed between, some rows are in both."""
+        """Make one file of `report/` out of all parts; killed between, some rows are in both.
+
+        Another run over this output may join them at the same time: then, too.
+        """
         urls = [f"{self._folder}/parts/{part}" for part in storage.listed(f"{self._folder}/parts")]
         urls = [url for url in urls if url.endswith(".parquet")]
-        if urls:
-            with ThreadPoolExecutor(THREADS) as threads:
-                data = _parquet(list(threads.map(_read_table, urls)))
-                storage.write(data, f"{self._folder}/report/{name}.parquet", overwrite=True)
-                list(threads.map(storage.remove, urls))
+        with ThreadPoolExecutor(THREADS) as threads:
+            found = threads.map(partial(_if_there, _read_table), urls)
+            tables = [table for table in found if table is not None]
+            if tables:
+                storage.write(_parquet(tables), f"{self._folder}/report/{name}.parquet", overwrite=True)
+            list(threads.map(storage.remove, urls))
 
     def known(self) -> Known | None:
         """What all reports say; none if nothing was done yet.
@@ -275,10 +280,11 @@ class Records:
         tables: list[Table] = []
         with ThreadPoolExecutor(THREADS) as threads:
             # Parts first: those that are joined meanwhile are in a report by the time that these are listed.
-            for folder, read in (("parts", _read_if_there), ("report", _read_table)):
+            read = partial(_read_table, columns=_KNOWN)
+            for folder in ("parts", "report"):
                 names = storage.listed(f"{self._folder}/{folder}")
                 urls = [f"{self._folder}/{folder}/{name}" for name in names if name.endswith(".parquet")]
-                found = threads.map(partial(read, columns=_KNOWN), urls)
+                found = threads.map(partial(_if_there, read), urls)
                 tables += [table for table in found if table is not None]
         return Known(pa.concat_tables(tables)) if tables else None
 
@@ -314,10 +320,10 @@ def _parquet(tables: Sequence[Table]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_if_there(url: str, columns: Sequence[str] | None = None) -> Table | None:
-    """A part, unless a joiner has removed it."""
+def _if_there(read: Callable[[str], T], url: str) -> T | None:
+    """What `read` gives of a file, unless another run has removed it."""
     try:
-        return _read_table(url, columns)
+        return read(url)
     except UnreadableImageError:
         if storage.state(url) is not None:
             raise
