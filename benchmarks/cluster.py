@@ -14,7 +14,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,14 +64,14 @@ def processor_seconds() -> float:
 
 def measure(task: Task, folder: Path, names: Sequence[str], known: Known | None = None) -> dict[str, Any]:
     """The cost of blocks of these pictures, when the process is warm."""
-    with closing(Worker(task, None, known)) as worker:
-        worker.restore([f"{folder}/{names[0]}"], ["warm.jpg"])
-        start, before = time.perf_counter(), processor_seconds()
-        states = set[str]()
-        for begin in range(0, len(names), BLOCK):
-            block = names[begin : begin + BLOCK]
-            states |= {o.state for o in worker.restore([f"{folder}/{name}" for name in block], block)}
-        seconds, spent = time.perf_counter() - start, processor_seconds() - before
+    worker = Worker(task, None, known)
+    worker.restore([f"{folder}/{names[0]}"], ["warm.jpg"])
+    start, before = time.perf_counter(), processor_seconds()
+    states = set[str]()
+    for begin in range(0, len(names), BLOCK):
+        block = names[begin : begin + BLOCK]
+        states |= {o.state for o in worker.restore([f"{folder}/{name}" for name in block], block)}
+    seconds, spent = time.perf_counter() - start, processor_seconds() - before
     return {
         "pictures": len(names),
         "states": sorted(states),

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -41,8 +41,7 @@ def do_all(task: Task, folder, *names: str) -> list[Outcome]:
     """Outcomes of a run over these pictures; its reports are kept."""
     records = Records(task.output)
     task = replace(task, began=records.begin(task.run, [str(folder)]))
-    with closing(Worker(task, None, records.known())) as worker:
-        outcomes = worker.restore([f"{folder}/{name}" for name in names], names)
+    outcomes = Worker(task, None, records.known()).restore([f"{folder}/{name}" for name in names], names)
     records.join_parts(task.run)
     records.end(task.run, [str(folder)])
     return outcomes
@@ -143,8 +142,8 @@ def test_an_outcome_says_why_it_failed_and_whether_anything_was_written(task, fo
     for run in ("first", "second"):
         records = Records(task.output)
         begun = replace(skipping, run=run, began=records.begin(run, [str(folder)]))
-        with closing(Worker(begun, None, records.known())) as worker:
-            outcomes = {o.name: o for o in worker.restore([f"{folder}/{name}" for name in names], names)}
+        worker = Worker(begun, None, records.known())
+        outcomes = {o.name: o for o in worker.restore([f"{folder}/{name}" for name in names], names)}
         records.join_parts(run)
         rows = {name: _row(outcome, "out") for name, outcome in outcomes.items()}
         assert [rows[name]["output"] for name in names] == ["out/a.png", None, None]
@@ -182,20 +181,20 @@ def test_what_a_picture_took_beyond_the_usual_is_told(task, folder, monkeypatch,
 
 def test_a_block_is_not_done_twice(task, folder, monkeypatch):
     """Its process was lost after it kept the rows, before it could say so."""
-    with closing(Worker(task, None, None)) as worker:
-        paths, names = [f"{folder}/a.png", f"{folder}/broken.png"], ["a.png", "broken.png"]
-        first = worker.restore(paths, names)
-        monkeypatch.setattr(worker, "_restorer", None)
-        assert worker.restore(paths, names) == first
+    worker, names = Worker(task, None, None), ["a.png", "broken.png"]
+    paths = [f"{folder}/{name}" for name in names]
+    first = worker.restore(paths, names)
+    monkeypatch.setattr(worker, "_restorer", None)
+    assert worker.restore(paths, names) == first
     assert [outcome.state for outcome in first] == ["restored", "failed"]
 
 
 def test_a_fault_or_a_silent_store_is_tried_again(task, folder, monkeypatch):
-    with closing(Worker(task, None, None)) as worker:
-        monkeypatch.setattr(worker, "_restorer", lambda *_, **__: 1 / 0)
-        (fault,) = worker.restore([f"{folder}/a.png"], ["a.png"])
-        (silent,) = worker.restore([f"{folder}/b.jpg"], ["a.png/b.jpg"])
-        Records(task.output).join_parts("first")
+    worker = Worker(task, None, None)
+    monkeypatch.setattr(worker, "_restorer", lambda *_, **__: 1 / 0)
+    (fault,) = worker.restore([f"{folder}/a.png"], ["a.png"])
+    (silent,) = worker.restore([f"{folder}/b.jpg"], ["a.png/b.jpg"])
+    Records(task.output).join_parts("first")
     assert (fault.state, "division" in (fault.error or "")) == ("broken off", True)
     assert silent.state == "broken off"
     assert do(replace(task, run="second"), folder, "a.png") == {"a.png": "restored"}

@@ -48,7 +48,6 @@ class Task:
         began: when runs began that live or were killed, this one among them.
         settings: hash of the settings.
         model, device, precision, memory, engine, guard: as for `pellucid.load`; memory is one process's.
-        weights: bytes of the model's file, where it is not one of the embedded.
         weights_sha256: what the model's weights must be.
         prompt, strength: of the restorer.
         share: of its machine's memory (or of its GPU's) that a process may take half of.
@@ -123,12 +122,6 @@ class Worker:
         self._lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="looker")
         self._readers = ThreadPoolExecutor(lanes, thread_name_prefix="reader")
         self._writers = ThreadPoolExecutor(lanes, thread_name_prefix="writer")
-
-    def close(self) -> None:
-        """End its processes and threads."""
-        for pool in (self._lookers, self._readers, self._writers):
-            pool.shutdown(cancel_futures=True)
-        self._codec.stop()
 
     def restore(self, paths: Sequence[str], names: Sequence[str]) -> list[Outcome]:
         """Restore what is to do of a block, and keep the rows about it.
