@@ -248,6 +248,21 @@ def test_what_was_sent_goes_too_but_nothing_else(desk: Desk, photo):
     assert not sent.exists() and example.exists() and outside.exists()
 
 
+def test_what_was_sent_outlives_what_others_remove(desk: Desk, photo):
+    files = [desk.folder / f"{n}" / f"{n}.jpg" for n in range(3)]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(photo().read_bytes())
+    session = desk.session("a")
+    session.receive(files)
+    for file in files:
+        file.unlink()  # as Gradio does after an hour
+    list(session.restore(files, OPTIONS))
+    assert [item.name for item in session.items] == [file.name for file in files]
+    with pytest.raises(InputError, match=r"^2\.jpg is no longer kept here.*Drop it again\.$"):
+        list(desk.session("b").restore([files[2]], OPTIONS))
+
+
 def test_who_did_not_say_goodbye_is_gone_after_hours(desk: Desk, photo):
     session = desk.session("a")
     list(session.restore([photo()], OPTIONS))

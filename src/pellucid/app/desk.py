@@ -229,22 +229,32 @@ class Session:
         return self._run is not None and self._run.is_alive()
 
     def receive(self, files: Iterable[str | os.PathLike[str]]) -> None:
-        """Note files that the browser sent, whatever it does with them: `close` removes them."""
-        self._given.update(os.fspath(file) for file in files)
+        """Keep files that the browser sent, which others may remove; `close` removes them.
+
+        Raises:
+            InputError: one is gone.
+            StorageError: the disk has no room for them.
+        """
+        sent = [os.fspath(file) for file in files]
+        self._given.update(sent)
+        for file in sent:
+            self._take(file)
 
     def look(self, file: str | os.PathLike[str]) -> Looked:
         """Read a picture and say what is wrong with it.
 
         Raises:
             InputError: it can't be used.
+            StorageError: the disk is full.
         """
         source = self._take(file)
         with _named(source):
             image = read_image(source, limits=self.desk.limits)
         default = Options(self.desk.models[0], engine=self.desk.engines[0])
         diagnosis = self.desk.restorer(default).recognizer(image)
-        preview = Path(tempfile.mkdtemp(prefix="preview-", dir=self.folder)) / "preview.jpg"
-        preview.write_bytes(encode_preview(image, fit(image.pixels, SIDE)))
+        with _on_disk():
+            preview = Path(tempfile.mkdtemp(prefix="preview-", dir=self.folder)) / "preview.jpg"
+            preview.write_bytes(encode_preview(image, fit(image.pixels, SIDE)))
         return Looked(source.name, image.width, image.height, preview, diagnosis)
 
     def restore(self, files: Sequence[str | os.PathLike[str]], options: Options) -> Generator[Step]:
@@ -392,12 +402,17 @@ class Session:
     def _take(self, file: str | os.PathLike[str]) -> Path:
         """The session's own name for a file, which others may remove."""
         key = os.fspath(file)
-        self.receive([key])
+        self._given.add(key)
         if key not in self._sources:
             with _on_disk():
                 own = Path(tempfile.mkdtemp(prefix="picture-", dir=self.folder)) / Path(key).name
                 try:
                     os.link(key, own)
+                except FileNotFoundError as error:
+                    raise InputError(
+                        f"{own.name} is no longer kept here: what is sent and not looked at is removed after "
+                        "an hour. Drop it again."
+                    ) from error
                 except OSError:
                     shutil.copyfile(key, own)
             self._sources[key] = own
@@ -516,6 +531,10 @@ def _named(source: Path) -> Generator[None]:
 def _on_disk() -> Generator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(
+            "What was kept of these photographs is gone. Load the page again, and drop them again."
+        ) from error
     except OSError as error:
         raise StorageError(
             f"The folder for pictures under way can't be used: {error.strerror or error}. Free some "

@@ -173,9 +173,9 @@ class Page:
         if not files:
             examples = {self.examples: gr.update(visible=True)}
             return self._blank() | examples | {self.status: _paragraph(self.words["status_empty"])}
-        session = self._session(request)
-        session.receive(files)
         try:
+            session = self._session(request)
+            session.receive(files)
             looked = session.look(files[0])
         except PellucidError as error:
             return self._blank() | {self.status: _alert(str(error))}
