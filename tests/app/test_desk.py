@@ -263,6 +263,16 @@ def test_what_was_sent_outlives_what_others_remove(desk: Desk, photo):
         list(desk.session("b").restore([files[2]], OPTIONS))
 
 
+def test_a_session_that_is_closed_meanwhile_is_told_in_a_sentence(desk: Desk, photo, monkeypatch):
+    leave = desk.leave
+    desk.session("idle").used -= 7 * 3600
+    monkeypatch.setattr(desk, "leave", lambda key: (leave(key), leave("a")))
+    session = desk.session("a")
+    assert not session.folder.exists()
+    with pytest.raises(InputError, match="Load the page again"):
+        session.look(photo())
+
+
 def test_who_did_not_say_goodbye_is_gone_after_hours(desk: Desk, photo):
     session = desk.session("a")
     list(session.restore([photo()], OPTIONS))

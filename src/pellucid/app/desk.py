@@ -181,17 +181,23 @@ class Desk:
         return list(self.restorer(Options(model, engine=self.engines[0])).prompts)
 
     def session(self, key: str) -> "Session":
-        """The session of a browser, opened at its first call; those that nobody used for long are closed."""
+        """The session of a browser, opened at its first call; those that nobody used for long are closed.
+
+        Raises:
+            StorageError: the disk has no room for it.
+        """
         now = time.monotonic()
         with self._opening:
-            if key not in self._sessions:
-                folder = Path(tempfile.mkdtemp(prefix="session-", dir=self.folder))
-                self._sessions[key] = Session(self, folder)
-            self._sessions[key].used = now
+            session = self._sessions.get(key)
+            if session is None:
+                with _on_disk():
+                    session = Session(self, Path(tempfile.mkdtemp(prefix="session-", dir=self.folder)))
+                self._sessions[key] = session
+            session.used = now
             idle = [name for name, one in self._sessions.items() if now - one.used > IDLE and not one.running]
         for name in idle:
             self.leave(name)
-        return self._sessions[key]
+        return session
 
     def was_sent_to_others(self, file: str, session: "Session") -> bool:
         """Whether other sessions were given this file, too: equal uploads lie under one name."""
