@@ -1,7 +1,9 @@
 """What is done with pictures, without a browser: the command line's bytes, and nothing left over."""
 
 import base64
+import errno
 import json
+import os
 import threading
 import zipfile
 
@@ -13,7 +15,7 @@ from pellucid.app.desk import Desk, Options, offered
 from pellucid.app.previews import fit, read_region
 from pellucid.arrays import image_from_array
 from pellucid.cli import create_app
-from pellucid.errors import InputError, PellucidError, UnknownNameError
+from pellucid.errors import InputError, PellucidError, StorageError, UnknownNameError
 from pellucid.image_io import encode_image
 from pellucid.strength import Strength
 from pellucid.weights import DEFAULT
@@ -261,6 +263,27 @@ def test_what_was_sent_outlives_what_others_remove(desk: Desk, photo):
     assert [item.name for item in session.items] == [file.name for file in files]
     with pytest.raises(InputError, match=r"^2\.jpg is no longer kept here.*Drop it again\.$"):
         list(desk.session("b").restore([files[2]], OPTIONS))
+
+
+def test_a_full_disk_is_told_in_a_sentence(desk: Desk, photo, monkeypatch):
+    def full(*_: object, **__: object):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    session = desk.session("a")
+    session.look(photo())
+    list(session.restore([photo()], OPTIONS))
+    for where, ask in (
+        ("tempfile.mkdtemp", lambda: session.look(photo())),
+        ("pathlib.Path.write_bytes", lambda: session.look(photo())),
+        ("pathlib.Path.write_bytes", lambda: session.show(0)),
+        ("pathlib.Path.mkdir", lambda: session.show(0)),
+        ("tempfile.mkdtemp", lambda: desk.session("b")),
+    ):
+        with monkeypatch.context() as filled:
+            filled.setattr(where, full)
+            with pytest.raises(StorageError, match="No space left on device"):
+                ask()
+    assert session.show(0)[2].name == "cat.jpg"
 
 
 def test_a_session_that_is_closed_meanwhile_is_told_in_a_sentence(desk: Desk, photo, monkeypatch):

@@ -1,6 +1,8 @@
 """The page without a browser: what it answers to Gradio's own client, over loopback."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,6 +191,27 @@ def test_a_fault_of_our_own_is_a_sentence_too(desk, photo, monkeypatch):
     assert page.words["status_fault"] in next(answers)[page.status]
     with pytest.raises(ZeroDivisionError):
         next(answers)
+
+
+def test_a_full_disk_is_a_sentence_whatever_is_asked(desk, photo, monkeypatch):
+    page, browser, file = Page(desk), SimpleNamespace(session_hash="a"), [str(photo())]
+    list(page.run(file, "small", "", False, "torch", browser))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    other = SimpleNamespace(session_hash="b")
+    for answer in (
+        page.look(file, browser),
+        page.show(0, browser),
+        page.stop(browser),
+        page.look(file, other),
+        list(page.run(file, "small", "", False, "torch", other))[-1],
+        page.stop(other),
+    ):
+        assert "No space left on device. Free some" in answer[page.status]
 
 
 def test_the_examples_outlive_who_looked_at_them(desk):

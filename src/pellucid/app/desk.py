@@ -300,13 +300,14 @@ class Session:
 
         Raises:
             InputError: there is no such picture.
+            StorageError: the disk is full.
         """
         item = self._item(index)
         folder = item.source.parent / f"layers-{self._runs}"
-        folder.mkdir(exist_ok=True)
-        with _named(item.source):
+        with _named(item.source), _on_disk():
+            folder.mkdir(exist_ok=True)
             image = read_image(item.source, limits=self.desk.limits)
-        names, change = write_layers(image, _read_output(item), folder)
+            names, change = write_layers(image, _read_output(item), folder)
         files = {name: next(folder.glob(f"{name}.*")) for name in names}
         return files, change, item
 

@@ -210,11 +210,11 @@ class Page:
         if not files:
             yield {self.status: _alert(self.words["status_nothing"])}
             return
-        session = self._session(request)
         idle = {self.restore: gr.update(interactive=True), self.cancel: gr.update(interactive=False)}
         busy = {self.restore: gr.update(interactive=False), self.cancel: gr.update(interactive=True)}
         yield {self.status: _paragraph(self.words["status_start"])} | busy
         try:
+            session = self._session(request)
             for step in session.restore(files, Options(model, prompt or None, guard, engine)):
                 yield {self.status: self._progress(step)}
             yield idle | self._outcome(session, len(files))
@@ -226,10 +226,13 @@ class Page:
 
     def stop(self, request: gr.Request) -> Changes:
         """Stop the run; what is restored until then stays."""
-        session = self._session(request)
-        session.cancel()
         idle = {self.restore: gr.update(interactive=True), self.cancel: gr.update(interactive=False)}
-        return idle | self._outcome(session, session.count)
+        try:
+            session = self._session(request)
+            session.cancel()
+            return idle | self._outcome(session, session.count)
+        except PellucidError as error:
+            return idle | {self.status: _alert(str(error))}
 
     def show(self, index: int | None, request: gr.Request) -> Changes:
         """Another of the restored pictures."""
