@@ -10,7 +10,7 @@ import torch
 from pellucid.errors import UnknownNameError
 from pellucid.image import ImageBuffer
 from pellucid.restoration import Report, Restoration
-from pellucid.service.engine import Engine, Options
+from pellucid.service.engine import Engine, Options, Restored
 from pellucid.service.metrics import Metrics
 from pellucid.service.settings import Settings
 
@@ -79,3 +79,15 @@ def test_the_model_that_is_asked_for_restores_and_else_the_first(engine):
     engine.check(Options("second"))
     with pytest.raises(UnknownNameError, match="Did you mean second"):
         engine.check(Options("secon"))
+
+
+def test_what_is_restored_elsewhere_is_counted_at_the_door(engine):
+    class Elsewhere:
+        async def restore(self, data, options, target) -> Restored:
+            return await engine.restore(data, options, target)
+
+    metrics = Metrics()
+    door = Engine(Settings(), {}, SimpleNamespace(), InMemory(), metrics, Elsewhere())
+    restore(door, Options(), Options("second"))
+    door.stop()
+    assert metrics.registry.get_sample_value("pellucid_restored_pixels_total") == 2 * 8 * 8

@@ -70,11 +70,13 @@ class Restored:
         data: the file.
         format: its format, as in `SUFFIX`.
         report: what was done, as `pellucid.restoration.Report`, with the seconds of each stage.
+        pixels: of the picture, for those that were restored now.
     """
 
     data: bytes
     format: str
     report: dict[str, Any]
+    pixels: int = 0
 
 
 class Elsewhere(Protocol):
@@ -163,6 +165,7 @@ class Engine:
         """
         if self._elsewhere is not None:
             restored = await self._timed("network", self._elsewhere.restore(data, options, target))
+            self._metrics.pixels.inc(restored.pixels)
             if progress is not None:
                 progress(1, 1)
             return restored
@@ -178,7 +181,7 @@ class Engine:
                 return restorer(image, diagnosis=options.prompt, strength=strength, progress=report_progress)
 
             restoration = await self._timed("network", self._on_network(run, progress))
-            self._metrics.pixels.inc(image.height * image.width)
+            self._metrics.pixels.inc(pixels := image.height * image.width)
             began = time.perf_counter()
             if dataclasses.replace(restoration, original=data).keeps_file(SUFFIX[target]):
                 written = data
@@ -186,7 +189,7 @@ class Engine:
                 written = await self._timed("write", self._codec.encode(restoration.image, SUFFIX[target]))
             seconds["write"] = time.perf_counter() - began
         report = dataclasses.replace(restoration.report, seconds=restoration.report.seconds | seconds)
-        return Restored(written, target, report.to_dict())
+        return Restored(written, target, report.to_dict(), pixels)
 
     async def diagnose(self, data: bytes) -> Diagnosis:
         """What the picture in a file shows.
