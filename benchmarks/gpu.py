@@ -27,6 +27,7 @@ class Tiled(TorchRestorer):
     """A restorer with tiles of `tile` x `tile` pixels, `at_once` of them in a batch."""
 
     tile, at_once = 512, 1
+    _has_strips = False  # where this is tried on a CPU
 
     def _tile_pixels(self) -> int:
         return self.tile**2
@@ -68,7 +69,6 @@ def compare(model: str, picture: Tensor, options: argparse.Namespace) -> None:
     def create(kind: type[Tiled], precision: str, at_once: int) -> Tiled:
         restorer = kind(fresh_network(model), spec, device=options.device, precision=precision)
         restorer.at_once = at_once
-        restorer.network.register_forward_hook(lambda *_: None)  # no strips, where this is tried on a CPU
         return restorer
 
     runs = {

@@ -8,6 +8,7 @@ from pellucid.compute import probe_picture
 from pellucid.errors import NonFiniteOutputError
 from pellucid.pipeline import Pipeline, Replay
 from pellucid.restorer import TorchRestorer, load
+from pellucid.runner import NetworkRunner
 from pellucid.tiling import smallest_tile
 
 CPU = torch.device("cpu")
@@ -49,11 +50,11 @@ def test_errors_arrive():
 
 
 @pytest.fixture(params=["daair_s", "dfpir_s"])
-def restorer(request, tiny_checkpoints) -> TorchRestorer:
+def restorer(request, tiny_checkpoints, monkeypatch) -> TorchRestorer:
     """A budget that leads to tiles."""
     made = load(tiny_checkpoints[request.param], device="cpu", precision="float32", guard=False)
     made.memory = int(smallest_tile(made.spec.multiple_of) ** 2 * made.probe.bytes_per_pixel) + 1
-    made.network.register_forward_hook(lambda *_: None)  # no strips
+    monkeypatch.setattr(NetworkRunner, "_has_strips", False)
     return made
 
 
@@ -138,6 +139,13 @@ def test_a_graph_is_replayed_only_if_its_first_result_is_the_plain_one(replayed,
     assert graph.refused == refused
     assert graph.recorded == 1
     assert len(plain) == (1 if refused is None else 3)
+
+
+def test_a_network_that_is_watched_has_a_call_for_each_tile(restorer, monkeypatch):
+    monkeypatch.setattr(TorchRestorer, "_batch", lambda *_: 3)
+    calls = []
+    restorer.network.register_forward_hook(lambda _network, _arguments, output: calls.append(len(output)))
+    assert calls == [1] * restore(restorer, probe_picture(330)[0]).report.tiles
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -35,8 +35,8 @@ class NetworkRunner:
     Pictures are padded to the network's multiple (reflected, then replicated where too small). On the CPU
     they are restored as a whole under the memory budget: small ones in one piece, larger ones in strips (see
     `pellucid.strips`). Where that can't be, on other devices, and for a network watched through hooks, which
-    would not see its strips, they are cut into feathered tiles, run in channels_last. Running out of memory
-    means tiles, then smaller ones.
+    would not see its strips, they are cut into feathered tiles, run in channels_last; on a GPU in batches,
+    but under hooks one by one. Running out of memory means tiles, then smaller ones.
 
     Another engine, if there is one, runs what fits into one piece, and tiles; strips are torch's.
     """
@@ -198,9 +198,13 @@ class NetworkRunner:
     @property
     def _has_strips(self) -> bool:
         """Whether pictures may be restored in strips, rather than in tiles."""
-        if self.device.type != "cpu" or not hasattr(self.network, "forward_strips"):
-            return False
-        return not any(
+        on_cpu = self.device.type == "cpu"
+        return on_cpu and hasattr(self.network, "forward_strips") and not self._watched
+
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody looks at the network through hooks: then each part of a picture is a call."""
+        return any(
             module._forward_hooks or module._forward_pre_hooks  # pyright: ignore[reportPrivateUsage]
             for module in self.network.modules()
         )
@@ -345,7 +349,7 @@ class NetworkRunner:
                 yield padded[:, rows.start : rows.stop, columns.start : columns.stop]
 
         batch = self._batch(plan)
-        if batch == 1 and self.device.type == "cpu":
+        if self._watched or (batch == 1 and self.device.type == "cpu"):
             yield from (self._run_finite(read[None], prompt) for read in reads())
             return
         precision = self.precision

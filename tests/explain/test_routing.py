@@ -20,6 +20,7 @@ from pellucid.explain.routing import (
 )
 from pellucid.image import ImageBuffer
 from pellucid.models.daair import Router
+from pellucid.runner import NetworkRunner
 
 BLOCKS = ["encoder.0.0", "encoder.1.0", "encoder.1.1", "decoder.0.0"]
 
@@ -56,7 +57,8 @@ def test_looking_changes_nothing_and_leaves_no_hook(routed):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
 
 
-def test_every_tile_has_its_choice(routed):
+def test_every_tile_has_its_choice(routed, monkeypatch):
+    monkeypatch.setattr(NetworkRunner, "_batch", lambda *_: 4)  # as on a GPU
     routed.memory = int(16_000 * routed.probe.bytes_per_pixel)
     explanation = explain_picture(routed, picture(1, 64, 500))
     assert explanation.report.tiles > 1
