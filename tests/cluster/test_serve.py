@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def test_the_answers_are_those_of_one_machine(url, folder, options, run, tmp_pat
         result = client.get(f"{job.headers['location']}/result")
         assert result.content == restored["a.png"]
 
+        counted = client.get("/metrics").text
+        assert float(re.search(r"^pellucid_restored_pixels_total (\S+)", counted, re.M)[1]) > 0
         replicas = processes("ServeReplica")
         assert replicas
         for pid in replicas:
