@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid import degradations
-from pellucid.checkpoint import hash_file
 from pellucid.degradations.gaussian_noise import GaussianNoise, GaussianNoiseParams
 from pellucid.errors import RecipeError, UnreadableImageError, reason
 from pellucid.registry import unknown_name
@@ -204,7 +203,7 @@ def load_shards(root: str | Path, split: str) -> Shards:
     banks: dict[str, PictureBank] = {}
 
     def read(path: str) -> Tensor:
-        if path in hashes and hash_file(root / path) != hashes[path]:
+        if path in hashes and _hash(root / path) != hashes[path]:
             raise UnreadableImageError(
                 f"{root / path} does not hold the bytes that manifest.json lists (by SHA-256). "
                 "The file is damaged or another one; get it again."
@@ -295,6 +294,11 @@ def read_manifest(root: Path) -> list[dict[str, Any]]:
 def paths_of_row(file: dict[str, Any]) -> list[str]:
     """The files that one row of a manifest names: its own, and those it links to."""
     return [file[key] for key in ("path", "gt", "rgb") if key in file]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _joined(name: str, planes: list[Tensor]) -> Tensor:
