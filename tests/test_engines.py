@@ -12,6 +12,7 @@ from torch import nn
 from pellucid import engines, models
 from pellucid.compute import probe_picture
 from pellucid.engines import Parity, choose
+from pellucid.engines._base import version_of
 from pellucid.errors import (
     CheckpointError,
     ExportError,
@@ -303,3 +304,20 @@ def test_without_a_part_of_the_extra_auto_is_torch_and_a_name_is_refused(
     assert tool(tiny_checkpoints["daair_s"], engine="auto").describe().engine == "torch"
     with pytest.raises(InputError, match=rf"{missing} is not installed .* pip install 'pellucid\[export\]'"):
         tool(tiny_checkpoints["daair_s"], engine="openvino")
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "openvino"])
+def test_a_version_may_stand_in_a_files_name(name):
+    assert "/" not in version_of(name) and version_of(name)[0].isdigit()
+
+
+def test_auto_remembers_an_engine_that_fails_the_gate(tiny_checkpoints, onnx_models, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("pellucid.engines._cache.to_onnx", lambda *_: onnx_models["daair_s"])
+
+    def refuse(*_, **__):
+        raise ExportError("not close enough")
+
+    monkeypatch.setattr("pellucid.engines._cache.export", refuse)
+    assert tool(tiny_checkpoints["daair_s"], engine="auto").describe().engine == "torch"
+    assert len(list(tmp_path.rglob("*.refused"))) == 2

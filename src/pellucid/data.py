@@ -52,7 +52,9 @@ ROLES = (
 )
 SPLITS = ("train", "val", "test", "demo", "any")  # the first two are read here
 # of a file's fields in the manifest
-_TYPES: dict[str, Any] = dict.fromkeys(("path", "split", "role", "sha256", "gt", "rgb"), str)
+_TYPES: dict[str, Any] = dict.fromkeys(
+    ("path", "split", "role", "sha256", "gt", "rgb", "made_of", "scene"), str
+)
 _TYPES["depth_scale"] = int | float
 TONES = (0.55, 1.8)  # least and greatest power of encoded values: paler and darker
 SOURCES = ("clean", "rain_pairs", "depth", "drawn", *PAIR_ROLES)

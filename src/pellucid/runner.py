@@ -202,6 +202,11 @@ class NetworkRunner:
         return on_cpu and hasattr(self.network, "forward_strips") and not self._watched
 
     @property
+    def _remembers(self) -> bool:
+        """Whether a module keeps what it saw, which a recorded graph would not see again."""
+        return any(getattr(module, "remembers", False) for module in self.network.modules())
+
+    @property
     def _watched(self) -> bool:
         """Whether somebody looks at the network through hooks: then each part of a picture is a call."""
         return any(
@@ -357,7 +362,7 @@ class NetworkRunner:
             lambda degraded: self._run(degraded, precision, prompt),
             self.device,
             batch,
-            repeats=len(plan) >= GRAPH_FROM * batch,
+            repeats=len(plan) >= GRAPH_FROM * batch and not self._remembers,
         )
         for read, restored in zip(reads(), pipeline(reads()), strict=True):
             yield (restored, False) if is_finite(restored) else self._run_finite(read[None], prompt)

@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "pellucid"
 LAYERS = (
     {"errors"},
-    {"registry", "access", "scratch", "srgb", "typed"},  # raise errors
+    {"registry", "access", "scratch", "srgb", "typed"},  # raise errors, or nothing
     {"image", "tiling", "layers", "degradations", "metrics", "drawn", "strength", "light"},
     {"strips"},  # of layers; networks describe theirs in their own files
     {"losses", "models", "arrays"},

@@ -1,5 +1,6 @@
 """Shards from own pictures: what training takes of them, what is held out, what a second call adds."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -79,6 +80,46 @@ def test_copies_of_a_scene_go_to_one_side(photographs: Path, tmp_path: Path) -> 
     assert not find_leaks([shards], [shards], near=NEAR).leaks
 
 
+def test_a_copy_of_what_another_hand_listed_goes_to_its_side(photographs: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    listed = []
+    for seed in range(20):
+        photograph(seed).save(shards / f"{seed}.png")
+        sha256 = hashlib.sha256((shards / f"{seed}.png").read_bytes()).hexdigest()
+        split = ("train", "val")[seed % 2]
+        listed.append({"path": f"{seed}.png", "split": split, "role": "clean", "sha256": sha256})
+    (shards / "manifest.json").write_text(json.dumps({"files": listed}), "utf-8")
+    found = prepare_shards(photographs, shards, long_side=48)
+    assert (found.train, found.val) == (10, 10)
+    assert not find_leaks([shards], [shards], near=NEAR).leaks
+
+
+def test_small_additions_are_held_out_in_their_turn(tmp_path: Path) -> None:
+    val = 0
+    for part in range(5):
+        folder = tmp_path / str(part)
+        folder.mkdir()
+        for seed in range(4 * part, 4 * part + 4):
+            photograph(seed).save(folder / f"{seed}.png")
+        val += prepare_shards(folder, tmp_path / "shards").val
+    assert val == 2
+
+
+def test_pairs_that_share_a_degraded_file_stay_together(tmp_path: Path) -> None:
+    for side in ("clean", "degraded"):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+    for seed in range(10):
+        photograph(seed).save(tmp_path / f"pairs/clean/{seed}.png")
+        Image.new("RGB", (96, 64)).save(tmp_path / f"pairs/degraded/{seed}.png")
+    found = prepare_shards(tmp_path / "pairs", tmp_path / "shards", kind="low_light", held_out=0.5)
+    assert found.train + found.val == 10
+    banks = [
+        bank for split in ("train", "val") for bank in load_shards(tmp_path / "shards", split).banks.values()
+    ]
+    assert sum(map(len, banks)) == 10
+
+
 def test_large_photographs_are_reduced_and_pairs_are_not(tmp_path: Path, dark: Path) -> None:
     (tmp_path / "large").mkdir()
     photograph(1, (1600, 400)).save(tmp_path / "large/wide.jpg")
@@ -110,8 +151,10 @@ def test_drawings_are_told_apart(photographs: Path, tmp_path: Path) -> None:
 def test_what_is_no_picture_is_left_out_and_named(photographs: Path, tmp_path: Path) -> None:
     (photographs / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     Image.new("RGB", (8, 40)).save(photographs / "narrow.png")
-    found = prepare_shards(photographs, tmp_path / "shards")
+    told: list[tuple[int, int]] = []
+    found = prepare_shards(photographs, tmp_path / "shards", progress=lambda *numbers: told.append(numbers))
     assert found.train + found.val == 20
+    assert told[-1] == (22, 22)
     assert {Path(path).name for path in found.left_out} == {"broken.jpg", "narrow.png"}
     assert all(said.startswith(path) for path, said in found.left_out.items())
     assert "8x40 pixels; expected one size, sides of at least 16" in str(found.left_out.values())
@@ -145,6 +188,8 @@ def test_wrong_requests_are_refused_in_words(photographs: Path, dark: Path, tmp_
     shards = tmp_path / "shards"
     with pytest.raises(UnknownNameError, match="no kind of pairs called 'rain'"):
         prepare_shards(dark, shards, kind="rain")
+    with pytest.raises(InputError, match=r"held_out is 1\.0; expected a share"):
+        prepare_shards(photographs, shards, held_out=1.0)
     with pytest.raises(InputError, match="Add them in turn"):
         prepare_shards(dark, shards, kind="blur", drawings=True)
     with pytest.raises(InputError, match="Name a folder beside it"):

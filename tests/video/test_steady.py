@@ -44,6 +44,12 @@ def test_routers_follow_and_are_put_back():
     assert [m.router for m in network.modules() if isinstance(getattr(m, "router", None), Router)] == before
 
 
+def test_routers_that_remember_are_not_recorded_in_a_graph(unguarded):
+    assert not unguarded._remembers
+    with steady_routers(unguarded.network):
+        assert unguarded._remembers
+
+
 def test_a_router_follows_a_frame_once_and_nothing_that_is_not_finite():
     router = SteadyRouter(Router(4, 3))
     overflown = torch.full((1, 4, 2, 2), torch.nan)

@@ -273,8 +273,8 @@ class Session:
         """
         restorer = self.desk.restorer(options)
         self.cancel()
-        folder = self._new_folder()
         sources = [self._take(file) for file in files]
+        folder = self._new_folder()
         self.items, self.failures, self.canceled = [], [], False
         self.count, self._stop = len(sources), threading.Event()
         steps: queue.SimpleQueue[Step | BaseException | None] = queue.SimpleQueue()

@@ -118,7 +118,7 @@ def read_pixels(path: Path) -> Tensor:
 
     Raises:
         UnreadableImageError, UnsupportedImageError, ImageTooLargeError: as in `pellucid.read_image`.
-        OSError: a bitmap that can't be read.
+        OSError: the file can't be opened.
     """
     with path.open("rb") as file:
         if file.read(2) == b"BM":

@@ -8,6 +8,7 @@ trained on and validated on.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,12 @@ from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE, PAIR_KINDS, PAIR_ROLES, read_manifest, write_rgb8
 from pellucid.datasets.files import check_regular, pictures_below, read_pixels
 from pellucid.datasets.leak import NEAR, perceptual_hash
-from pellucid.errors import InputError, PellucidError, RecipeError, UnknownNameError, write_refusal
+from pellucid.errors import InputError, PellucidError, RecipeError, UnknownNameError, reason, write_refusal
 from pellucid.registry import unknown_name
 
 HELD_OUT = 0.1  # share of the scenes that validation gets
 LONG_SIDE = 768  # pixels; reduced so far, a photograph has hardly any noise or JPEG left
-KINDS = tuple(PAIR_KINDS[source] for source in PAIR_ROLES)  # of pairs
+KINDS = {PAIR_KINDS[source]: roles for source, roles in PAIR_ROLES.items()}  # of pairs: clean, degraded
 _STEM = 50  # characters of a picture's name that are kept
 
 
@@ -73,9 +74,10 @@ def prepare_shards(
     Raises:
         UnknownNameError: no such kind of pairs.
         InputError: a folder can't be listed, read or written, holds no pictures or other files than shards,
-            or names have no partner.
-        RecipeError: the manifest of `shards` can't be read.
+            its manifest can't be read, names have no partner, or `held_out` is no such share.
     """
+    if not 0 <= held_out < 1:
+        raise InputError(f"held_out is {held_out}; expected a share of 0 or more, below 1.")
     if kind is not None and kind not in KINDS:
         raise UnknownNameError(unknown_name("kind of pairs", kind, list(KINDS)))
     if kind is not None and drawings:
@@ -87,41 +89,78 @@ def prepare_shards(
         )
     sources = _pairs(folder) if kind else {path: [path] for path in pictures_below(folder)}
     rows = _open(target)
+    roles = KINDS[kind] if kind else ("drawing" if drawings else "clean",)
     known = {row["made_of"] for row in rows if "made_of" in row}
-    scenes = [(int(row["scene"], 16), row["split"]) for row in rows if row.get("scene")]
+    counts = Counter(row["split"] for row in rows if row["role"] == roles[0])
+    sides = _Sides(target, rows)
     found = Prepared()
-    roles = next(
-        (roles for source, roles in PAIR_ROLES.items() if PAIR_KINDS[source] == kind),
-        ("drawing" if drawings else "clean",),
-    )
     # by their hashes, so that chance chooses what is held out, and the same each time
     hashed = sorted(_hashed(sources, found.left_out).items())
-    for done, (made_of, files) in enumerate(hashed):
-        if progress is not None:
-            progress(done, len(hashed))
+    for done, (made_of, files) in enumerate(hashed, 1):
         if made_of in known:
             found.known += 1
-            continue
-        try:
-            pictures = _read(files, long_side)
-        except (PellucidError, OSError) as error:
-            found.left_out[str(files[-1])] = str(error)
-            continue
-        signs = perceptual_hash(pictures[0])
-        scene = None if signs is None else sum(1 << i for i, sign in enumerate(signs.tolist()) if sign > 0)
-        split = _split(scene, scenes, found, held_out)
-        if scene is not None:
-            scenes.append((scene, split))
-        for role, pixels in zip(roles, pictures, strict=True):
-            name = f"{role}/{_plain(files[0].stem)}-{made_of[:12]}.png"
-            rows.append(
-                {"path": name, "split": split, "role": role, "sha256": _store(pixels, target / name)}
-                | {"made_of": made_of, "scene": "" if scene is None else f"{scene:016x}"}
-            )
-        found.val += split == "val"
-        found.train += split == "train"
+        elif (pictures := _read(files, long_side, found.left_out)) is not None:
+            names = [f"{role}/{_plain(files[0].stem)}-{made_of[:12]}.png" for role in roles]
+            hashes = [_store(pixels, target / name) for pixels, name in zip(pictures, names, strict=True)]
+            scene = _scene(pictures[0])
+            split = sides.of(scene, hashes) or _lacking(counts, held_out)
+            for role, name, sha256 in zip(roles, names, hashes, strict=True):
+                row = {"path": name, "split": split, "role": role, "sha256": sha256}
+                rows.append(row | {"made_of": made_of, "scene": "" if scene is None else f"{scene:016x}"})
+            sides.add(scene, hashes, split)
+            counts[split] += 1
+            found.val += split == "val"
+            found.train += split == "train"
+        if progress is not None:
+            progress(done, len(hashed))
     _write(rows, target)
     return found
+
+
+class _Sides:
+    """On which side of the split scenes and files lie that are there already."""
+
+    def __init__(self, shards: Path, rows: list[dict[str, Any]]) -> None:
+        self.scenes: list[tuple[int, str]] = []
+        self.files: dict[str, str] = {}
+        degraded = {role for _, role in PAIR_ROLES.values()}
+        for row in rows:
+            if row["split"] not in ("train", "val"):
+                continue
+            if "made_of" in row:
+                scene = int(row["scene"], 16) if row.get("scene") else None
+            elif row["role"] in degraded:
+                scene = None
+            else:
+                scene = _scene(read_pixels(shards / (row.get("gt") or row.get("rgb") or row["path"])))
+            self.add(scene, [row["sha256"]], row["split"])
+
+    def add(self, scene: int | None, hashes: list[str], split: str) -> None:
+        if scene is not None:
+            self.scenes.append((scene, split))
+        self.files |= dict.fromkeys(hashes, split)
+
+    def of(self, scene: int | None, hashes: list[str]) -> str | None:
+        """The side of one of the files, or of the nearest scene, if it is near."""
+        if sides := [self.files[sha256] for sha256 in hashes if sha256 in self.files]:
+            return sides[0]
+        near = [
+            (distance, split)
+            for other, split in self.scenes
+            if scene is not None and (distance := (scene ^ other).bit_count()) <= NEAR
+        ]
+        return min(near)[1] if near else None
+
+
+def _lacking(counts: Counter[str], held_out: float) -> str:
+    """The side that lacks a picture."""
+    return "val" if counts["val"] + 0.5 <= held_out * (counts["val"] + counts["train"] + 1) else "train"
+
+
+def _scene(pixels: Tensor) -> int | None:
+    """A perceptual hash as a number of 64 bits; none for one flat color."""
+    signs = perceptual_hash(pixels)
+    return None if signs is None else sum(1 << i for i, sign in enumerate(signs.tolist()) if sign > 0)
 
 
 def _pairs(folder: Path) -> dict[Path, list[Path]]:
@@ -157,25 +196,38 @@ def _hashed(sources: Mapping[Path, list[Path]], left_out: dict[str, str]) -> dic
             for file in files:
                 check_regular(file)
                 digest.update(hash_file(file).encode())
-        except (InputError, OSError) as error:
+        except InputError as error:
             left_out[str(path)] = str(error)
+        except OSError as error:
+            left_out[str(path)] = f"{path} can't be read: {reason(error)}. Check its permissions."
         else:
             hashed.setdefault(digest.hexdigest(), files)
     return hashed
 
 
-def _read(files: list[Path], long_side: int | None) -> list[Tensor]:
-    """A clean picture, reduced, or the two of a pair as they are: (H, W, 3) uint8."""
-    pictures = [read_pixels(file) for file in files]
+def _read(files: list[Path], long_side: int | None, left_out: dict[str, str]) -> list[Tensor] | None:
+    """A clean picture, reduced, or the two of a pair as they are: (H, W, 3) uint8.
+
+    None if they can't be taken, which `left_out` then says.
+    """
+    pictures: list[Tensor] = []
+    for file in files:
+        try:
+            pictures.append(read_pixels(file))
+        except PellucidError as error:
+            left_out[str(file)] = str(error)
+            return None
+        except OSError as error:
+            left_out[str(file)] = f"{file} can't be read: {reason(error)}. Check its permissions."
+            return None
     sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in pictures]
     if len(set(sizes)) > 1 or min(pictures[0].shape[:2]) < LEAST_SIDE:
-        raise InputError(
+        left_out[str(files[0])] = (
             f"{files[0]} is {' and its partner '.join(sizes)} pixels; expected one size, sides of at least "
             f"{LEAST_SIDE}."
         )
-    if long_side is not None and len(files) == 1:
-        pictures = [_reduced(pictures[0], long_side)]
-    return pictures
+        return None
+    return [_reduced(pictures[0], long_side)] if long_side is not None and len(files) == 1 else pictures
 
 
 def _plain(stem: str) -> str:
@@ -192,15 +244,6 @@ def _reduced(pixels: Tensor, long_side: int) -> Tensor:
     planes = pixels.permute(2, 0, 1)[None].float()
     small = F.interpolate(planes, size, mode="bilinear", antialias=True, align_corners=False)
     return small[0].round().clamp(0, 255).byte().permute(1, 2, 0)
-
-
-def _split(scene: int | None, scenes: list[tuple[int, str]], found: Prepared, held_out: float) -> str:
-    """That of the nearest scene, if it is near; else the one that lacks pictures."""
-    if scene is not None and scenes:
-        distance, split = min(((scene ^ other).bit_count(), split) for other, split in scenes)
-        if distance <= NEAR:
-            return split
-    return "val" if found.val + 0.5 <= held_out * (found.val + found.train + 1) else "train"
 
 
 def _open(shards: Path) -> list[dict[str, Any]]:

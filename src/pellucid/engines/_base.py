@@ -228,10 +228,12 @@ def require(name: str) -> Any:
 def version_of(name: str) -> str:
     """Of a package as it says itself: what it was installed as may be called otherwise (onnxruntime-gpu).
 
+    Without what OpenVINO says of its build behind a hyphen, slashes included.
+
     Raises:
         InputError: it is not installed.
     """
-    return str(require(name).__version__)
+    return str(require(name).__version__).partition("-")[0]
 
 
 def _inputs(degraded: Tensor, prompt: int | None) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def prepare(name: str, network: nn.Module, spec: ModelSpec, header: Header) -> d
         formats = {engine: kind for engine, kind in formats.items() if is_installed(engine)}
         if header.precision == "bf16":
             formats.pop("onnxruntime", None)
-        if not (formats and all(map(is_installed, ("onnx", "onnxscript", "platformdirs")))):
+        if not (formats and is_installed("platformdirs")):
             return {}
     else:
         check_precision(name, header.precision)
@@ -96,7 +96,7 @@ def prepare(name: str, network: nn.Module, spec: ModelSpec, header: Header) -> d
                 engines[engine] = open_engine(path)
                 continue
             refused = folder / f"{stem}-{engine}-{version_of(engine)}.refused"
-            if name == "auto" and refused.exists():
+            if name == "auto" and (refused.exists() or not all(map(is_installed, ("onnx", "onnxscript")))):
                 continue
             onnx_model = to_onnx(network, spec) if onnx_model is None else onnx_model
             try:

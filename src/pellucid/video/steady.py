@@ -48,6 +48,8 @@ class SteadyRouter(nn.Module):
         mean: (1, C), or none at the beginning of a shot.
     """
 
+    remembers = True
+
     def __init__(self, router: Router) -> None:
         super().__init__()
         self.router = router
