@@ -111,7 +111,7 @@ def test_its_head_counts_the_crops_and_prices_them(recipe: Recipe) -> None:
 def test_every_task_gives_pairs(recipe: Recipe, shards: Path, folders: Path) -> None:
     by_folders = uses_folders(recipe)
     loaded = load_folders(folders, recipe.tasks) if by_folders else load_shards(shards, "train")
-    if not models.get(recipe.model).restores:
+    if any(task.source == "drawn" for task in recipe.tasks):
         loaded = with_drawn(loaded, 9)
     mixer = Mixer(loaded, recipe.tasks)
     for task in recipe.tasks:
