@@ -212,7 +212,7 @@ def _fitting(of: type, values: Any, where: str, faults: list[str]) -> dict[str, 
             if one.default is MISSING and one.default_factory is MISSING:
                 faults.append(f"{where}{name} is missing")
         elif fits(values[name], hint):
-            listed = isinstance(values[name], list) and name != "tasks"
+            listed = isinstance(values[name], list) and hint is not list
             good[name] = tuple(values[name]) if listed else values[name]
         else:
             faults.append(f"{where}{name} is {values[name]!r}; expected {_words(hint)}")

@@ -21,6 +21,7 @@ from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE, PAIR_KINDS, PAIR_ROLES, read_manifest, write_rgb8
 from pellucid.datasets.files import check_regular, pictures_below, read_pixels
 from pellucid.datasets.leak import NEAR, perceptual_hash
+from pellucid.datasets.training_pictures import packed
 from pellucid.errors import InputError, PellucidError, RecipeError, UnknownNameError, reason, write_refusal
 from pellucid.registry import unknown_name
 
@@ -160,7 +161,7 @@ def _lacking(counts: Counter[str], held_out: float) -> str:
 def _scene(pixels: Tensor) -> int | None:
     """A perceptual hash as a number of 64 bits; none for one flat color."""
     signs = perceptual_hash(pixels)
-    return None if signs is None else sum(1 << i for i, sign in enumerate(signs.tolist()) if sign > 0)
+    return None if signs is None else int.from_bytes(packed(signs))
 
 
 def _pairs(folder: Path) -> dict[Path, list[Path]]:
@@ -196,10 +197,8 @@ def _hashed(sources: Mapping[Path, list[Path]], left_out: dict[str, str]) -> dic
             for file in files:
                 check_regular(file)
                 digest.update(hash_file(file).encode())
-        except InputError as error:
-            left_out[str(path)] = str(error)
-        except OSError as error:
-            left_out[str(path)] = f"{path} can't be read: {reason(error)}. Check its permissions."
+        except (PellucidError, OSError) as error:
+            left_out[str(path)] = _told(path, error)
         else:
             hashed.setdefault(digest.hexdigest(), files)
     return hashed
@@ -214,11 +213,8 @@ def _read(files: list[Path], long_side: int | None, left_out: dict[str, str]) ->
     for file in files:
         try:
             pictures.append(read_pixels(file))
-        except PellucidError as error:
-            left_out[str(file)] = str(error)
-            return None
-        except OSError as error:
-            left_out[str(file)] = f"{file} can't be read: {reason(error)}. Check its permissions."
+        except (PellucidError, OSError) as error:
+            left_out[str(file)] = _told(file, error)
             return None
     sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in pictures]
     if len(set(sizes)) > 1 or min(pictures[0].shape[:2]) < LEAST_SIDE:
@@ -228,6 +224,13 @@ def _read(files: list[Path], long_side: int | None, left_out: dict[str, str]) ->
         )
         return None
     return [_reduced(pictures[0], long_side)] if long_side is not None and len(files) == 1 else pictures
+
+
+def _told(file: Path, error: Exception) -> str:
+    """Why a file can't be taken, as a sentence."""
+    if isinstance(error, PellucidError):
+        return str(error)
+    return f"{file} can't be read: {reason(error)}. Check its permissions."
 
 
 def _plain(stem: str) -> str:

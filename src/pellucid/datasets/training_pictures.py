@@ -44,7 +44,7 @@ class TrainingPictures:
     def of(cls, pictures: Iterable[Tensor]) -> Self:
         """The hashes of pictures (H, W, 3) uint8."""
         found = (perceptual_hash(picture) for picture in pictures)
-        return cls(tuple(sorted({_packed(signs) for signs in found if signs is not None})))
+        return cls(tuple(sorted({packed(signs) for signs in found if signs is not None})))
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any]) -> Self | None:
@@ -83,7 +83,7 @@ class TrainingPictures:
         if signs is None or not self.hashes:
             return False
         bits = np.frombuffer(b"".join(self.hashes), np.uint8).reshape(-1, _BYTES)
-        different = np.unpackbits(bits ^ np.frombuffer(_packed(signs), np.uint8), axis=1).sum(axis=1)
+        different = np.unpackbits(bits ^ np.frombuffer(packed(signs), np.uint8), axis=1).sum(axis=1)
         return bool((different <= near).any())
 
 
@@ -186,6 +186,6 @@ def _read_cache(file: Path) -> dict[str, Any]:
         return {"data": []}
 
 
-def _packed(signs: Tensor) -> bytes:
+def packed(signs: Tensor) -> bytes:
     """8 bytes from 64 signs."""
     return np.packbits((signs > 0).to(torch.uint8).numpy()).tobytes()
