@@ -4,7 +4,8 @@
     python benchmarks/guard.py --clean FOLDER
 
 Each validation pair is restored once by the default weights and recognized once; with the guard, a picture in
-which nothing seems wrong counts as it came, and one in which surely nothing changed the light keeps it.
+which nothing seems wrong counts as it came, one in which surely nothing changed the light keeps it, and haze
+is seen from afar.
 With --clean, only what becomes of a folder's pictures, which are all taken to be clean.
 "Worse" is a PSNR lower than the input's by more than 0.005 dB; a clean picture is worse if it changed at all.
 """
@@ -31,7 +32,7 @@ from pellucid.diagnosis import Recognizer
 from pellucid.errors import UnreadableImageError
 from pellucid.evaluate.scores import TOLERANCE
 from pellucid.labels import validation_shards
-from pellucid.light import keep_all_but_blur
+from pellucid.light import LightRule
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.weights import DEFAULT
 
@@ -117,8 +118,9 @@ def measure(restorer, recognizer, degraded, clean) -> tuple[bool, float, float, 
     alone, before, after = restorer.leaves_alone(found), psnr_rgb(degraded, clean), psnr_rgb(restored, clean)
     if alone:
         return alone, before, after, before
-    if restorer.keeps_light(found):
-        restored = keep_all_but_blur(degraded[0], restored[0], found.blur_radius)[None].clamp(0, 1)
+    views = restorer.views(found, *degraded.shape[2:])
+    rule = LightRule(restorer.keeps_light(found), found.blur_radius, views)
+    restored = rule.apply(degraded[0], restored[0], restorer.run)[None].clamp(0, 1)
     return alone, before, after, psnr_rgb(restored, clean)
 
 

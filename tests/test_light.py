@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pellucid import light, scratch
-from pellucid.light import keep_coarse, keep_light
+from pellucid.light import LightRule, keep_coarse, keep_light, take_light_from_afar, views_of
 from pellucid.srgb import to_encoded, to_linear
 
 
@@ -149,3 +149,79 @@ def test_bands_change_nothing_of_what_is_coarse(monkeypatch, rows):
     whole = keep_coarse(degraded, restored, 1.5)
     monkeypatch.setattr(scratch, "TRIM_BYTES", 2 * rows * degraded[:, 0].nbytes)
     assert torch.allclose(keep_coarse(degraded, restored, 1.5), whole, atol=1e-5)
+
+
+def detailed(height: int, width: int) -> torch.Tensor:
+    return smooth(height, width) + 0.02 * noise(height, width)
+
+
+@pytest.mark.parametrize(
+    ("size", "hidden", "views"),
+    [
+        ((576, 576), False, (2, 3)),
+        ((575, 575), False, ()),
+        ((575, 575), True, (2, 3)),
+        ((3000, 4000), False, (11, 14, 18)),
+        ((4000, 3000), True, (11, 14, 18)),
+        ((289, 289), True, (2,)),
+        ((280, 280), True, ()),
+        ((1, 1), True, ()),
+        ((20, 90000), False, (4, 5, 7)),
+    ],
+)
+def test_views_are_about_as_large_as_training_s_scenes(size, hidden, views):
+    assert views_of(*size, hidden=hidden) == views
+
+
+def test_light_comes_from_afar_and_detail_stays():
+    """A network that takes a haze away in small pictures alone."""
+    degraded = detailed(200, 300)
+    far = take_light_from_afar(degraded, degraded.clone(), (2, 3), lambda small: 0.8 * small)
+    light_lost = 2 / 3 * 0.2 * smooth(200, 300)  # in two of three, which differ by a variance of 1 / 3
+    share = (2 / 3) ** 2 / ((2 / 3) ** 2 + 1 / 3)
+    assert (far - (degraded - share * light_lost))[:, 20:-20, 20:-20].abs().max() < 0.01
+
+
+def test_what_all_agree_about_is_taken_and_what_they_differ_about_is_not():
+    degraded = torch.full((3, 64, 96), 0.5)
+    darker = [torch.full((3, 32, 48), 0.3), torch.full((3, 22, 32), 0.3)]
+    assert (run_each(degraded, degraded - 0.2, darker) - 0.3).abs().max() < 1e-4
+    apart = [torch.full((3, 32, 48), 0.5), torch.full((3, 22, 32), 0.7)]
+    assert (run_each(degraded, degraded - 0.2, apart) - 0.5).abs().max() < 1e-4
+    one = [torch.full((3, 32, 48), 0.5), torch.full((3, 22, 32), 0.5)]
+    found = float(run_each(degraded, degraded - 0.3, one)[0, 0, 0])
+    assert found == pytest.approx(0.5 - 0.1 / 4, abs=1e-4)  # of a mean 0.1, by a variance of 0.03
+
+
+def run_each(degraded: torch.Tensor, restored: torch.Tensor, seen: list[torch.Tensor]) -> torch.Tensor:
+    left = list(seen)
+    return take_light_from_afar(degraded, restored.clone(), (2, 3), lambda small: left.pop(0))
+
+
+@given(st.integers(1, 70), st.integers(1, 70))
+def test_an_unchanged_picture_of_any_size_stays_from_afar(height, width):
+    picture = torch.rand(3, height, width, generator=torch.Generator().manual_seed(height * width))
+    assert torch.allclose(
+        take_light_from_afar(picture, picture.clone(), (2, 3), lambda p: p), picture, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_bands_change_nothing_of_what_is_seen_from_afar(monkeypatch, rows):
+    degraded, restored = detailed(101, 61), 0.7 * detailed(101, 61)
+    whole = take_light_from_afar(degraded, restored.clone(), (2, 5), lambda p: 0.5 * p)
+    monkeypatch.setattr(scratch, "TRIM_BYTES", 2 * rows * 2 * degraded[:, 0].nbytes)
+    again = take_light_from_afar(degraded, restored.clone(), (2, 5), lambda p: 0.5 * p)
+    assert torch.allclose(again, whole, atol=1e-6)
+
+
+def test_a_rule_keeps_light_or_looks_from_afar_or_does_nothing():
+    degraded, restored = smooth(60, 80), 0.6 * smooth(60, 80) + 0.01 * noise(60, 80)
+    kept = light.keep_all_but_blur(degraded, restored.clone(), 3.0)
+    far = take_light_from_afar(degraded, restored.clone(), (2,), torch.zeros_like)
+    for rule, expected in (
+        (LightRule(), restored),
+        (LightRule(kept=True, blur_radius=3.0), kept),
+        (LightRule(views=(2,)), far),
+    ):
+        assert torch.equal(rule.apply(degraded, restored.clone(), torch.zeros_like), expected)

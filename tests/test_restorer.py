@@ -16,6 +16,7 @@ from pellucid.errors import (
     UnknownNameError,
     UnsafeCheckpointError,
 )
+from pellucid.light import LightRule
 from pellucid.models import ModelSpec
 from pellucid.models.recognizer import SCALES, Answers, RecognizerConfig
 from pellucid.restorer import IdentityRestorer, TorchRestorer, _embedded_recognizer, load
@@ -349,19 +350,59 @@ def test_light_is_kept_where_surely_nothing_changed_it(oracle, guard, kept):
     restoration = restorer(picture)
     assert restoration.report.guards.get("light_kept", False) == kept
     radius = restorer.recognizer(picture).blur_radius
-    assert torch.equal(restoration.tensor, restorer.run(picture, light_kept=kept, blur_radius=radius))
-    assert not torch.equal(restorer.run(picture), restorer.run(picture, light_kept=True))
+    assert torch.equal(restoration.tensor, restorer.run(picture, light=LightRule(kept, radius)))
+    assert not torch.equal(restorer.run(picture), restorer.run(picture, light=LightRule(kept=True)))
 
 
 @pytest.mark.parametrize(("oracle", "radius"), [(Oracle(blur=5.0), 30.0), (Oracle(jpeg=5.0), 0.0)])
 def test_the_radius_of_the_blur_that_was_found_parts_coarse_from_fine(oracle, radius, monkeypatch):
     restorer, asked = guarded(oracle), []
     monkeypatch.setattr(
-        "pellucid.restorer.keep_all_but_blur", lambda _, restored, radius: asked.append(radius) or restored
+        "pellucid.light.keep_all_but_blur", lambda _, restored, radius: asked.append(radius) or restored
     )
     restorer(torch.rand(3, 40, 50))
-    restorer.run(torch.rand(3, 40, 50), light_kept=True, blur_radius=7.0)
+    restorer.run(torch.rand(3, 40, 50), light=LightRule(kept=True, blur_radius=7.0))
     assert asked == [pytest.approx(radius, rel=0.01), 7.0]
+
+
+@pytest.mark.parametrize(
+    ("oracle", "size", "guard", "views"),
+    [
+        (Oracle(haze=5.0), (500, 800), True, (2, 3)),
+        (Oracle(haze=5.0), (300, 400), True, ()),  # no larger than a scene of training
+        (Oracle(haze=5.0, noise=5.0), (300, 400), True, (2,)),
+        (Oracle(haze=5.0, rain=5.0), (300, 400), True, (2,)),
+        (Oracle(haze=5.0, blur=5.0), (300, 400), True, (2,)),
+        (Oracle(haze=5.0, jpeg=5.0), (300, 400), True, ()),
+        (Oracle(haze=5.0, low_light=5.0), (500, 800), True, ()),
+        (Oracle(haze=5.0), (500, 800), False, ()),
+        (Oracle(haze=-0.1), (500, 800), True, ()),
+        (Oracle(noise=5.0), (500, 800), True, ()),
+    ],
+)
+def test_haze_is_seen_from_afar_where_the_picture_is_large_or_something_hides_it(
+    oracle, size, guard, views, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        "pellucid.light.take_light_from_afar",
+        lambda degraded, restored, views, run: (
+            seen.extend(run(degraded[:, ::k, ::k]).shape for k in views) or restored + 0.25
+        ),
+    )
+    restorer, picture = guarded(oracle, guard=guard), torch.rand(3, *size)
+    restoration = restorer(picture)
+    assert restoration.report.guards.get("light_from_afar", False) == bool(views)
+    assert seen == [(3, -(-size[0] // k), -(-size[1] // k)) for k in views]
+    alone = restorer.run(picture)
+    assert torch.allclose(restoration.tensor, (alone + 0.25 * bool(views)).clamp(0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("rain", "views"), [(1.0, (2, 3)), (5.0, ())])
+def test_a_guided_network_sees_haze_from_afar_where_it_is_told_of_haze(rain, views):
+    restorer = guarded(Oracle(haze=3.0, rain=rain), GUIDED)
+    found = restorer.recognizer(torch.rand(3, 40, 40))
+    assert restorer.views(found, 500, 800) == views
 
 
 def test_light_is_not_kept_where_the_picture_is_too_small_to_tell():

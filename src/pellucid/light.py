@@ -1,12 +1,18 @@
-"""The light of a picture, kept where nothing took any.
+"""The light of a picture: kept where nothing took any, seen from afar where haze lies over it.
 
 A lens and a shutter spread light, and take none: blur leaves the mean of linear light in a neighborhood as it
 is, and a JPEG file nearly. A restoration that changes it there undoes a haze or a darkness that is not. The
 same shows in its scale: what undoes a blur is about as fine as the blur.
+
+What a network learns of haze it learns from crops of a few hundred pixels, in which it sees a scene. Of a
+large photograph it sees no more at once than of a pale wall, and takes too little away; and what noise or
+rain hides, it does not see at any size. In a reduced copy the scene is as large as in training, and noise is
+averaged out.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +28,37 @@ COARSE = 2.0  # standard deviation of the mean that parts coarse from fine, in r
 LEAST_DEVIATION = 1.5  # pixels, of that mean, also where no blur is found
 EXCESS = (0.5, 0.9)  # coarse change for each fine one: all is kept up to the first, none from the second
 
+VIEWS = (192, 256, 320)  # pixels, sides of squares as large as the reduced copies
+LARGE = 576  # pixels, side of a square as large as the pictures whose haze is seen from afar though unhidden
+LIGHT = 4.0  # standard deviation of the mean that is taken for light, in pixels of the largest copy
+LEAST_CHANGE = 1e-3  # of light, root mean square of its channels, that counts beside doubt
+
+
+@dataclass(frozen=True)
+class LightRule:
+    """What is done about the light of a restored picture; by default nothing.
+
+    Attributes:
+        kept: undo nothing but a blur or JPEG (`keep_all_but_blur`).
+        blur_radius: of that blur, root mean square in pixels; 0 if there is none.
+        views: factors of the reduced copies in which light is looked for (`take_light_from_afar`).
+    """
+
+    kept: bool = False
+    blur_radius: float = 0.0
+    views: tuple[int, ...] = ()
+
+    def apply(self, degraded: Tensor, restored: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """The restored (3, H, W), whose memory is used; `run` as for `take_light_from_afar`."""
+        if self.kept:
+            return keep_all_but_blur(degraded, restored, self.blur_radius)
+        if self.views:
+            return take_light_from_afar(degraded, restored, self.views, run)
+        return restored
+
+
+NO_RULE = LightRule()
+
 
 @torch.inference_mode()
 def keep_light(degraded: Tensor, restored: Tensor) -> Tensor:
@@ -33,13 +70,10 @@ def keep_light(degraded: Tensor, restored: Tensor) -> Tensor:
     Returns:
         (3, H, W) in [0, 1], in the memory of `restored`.
     """
-    light, found = (_spread(_cells(picture)) for picture in (degraded, restored))
-    gain = F.pad(((light + DARK) / (found + DARK))[None], (0, 0, 1, 1), "replicate")
-    for cells, rows in _bands(restored):
-        beyond = gain[:, :, cells.start : cells.stop + 2]  # one cell more on each side
-        smooth = F.interpolate(beyond, scale_factor=CELL, mode="bilinear")[:, :, CELL:]
+    light, found = (_spread(_cells(picture, CELL, to_linear)) for picture in (degraded, restored))
+    for rows, gain in _grown((light + DARK) / (found + DARK), CELL, restored):
         linear = to_linear(restored[None, :, rows].clamp(0, 1))
-        restored[:, rows] = to_encoded(linear.mul_(smooth[:, :, : linear.shape[2], : linear.shape[3]]))[0]
+        restored[:, rows] = to_encoded(linear.mul_(gain))[0]
     return restored
 
 
@@ -83,37 +117,106 @@ def keep_all_but_blur(degraded: Tensor, restored: Tensor, radius: float) -> Tens
     return keep_coarse(degraded, keep_light(degraded, restored), radius)
 
 
-def _parted(degraded: Tensor, restored: Tensor, deviation: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Bands of rows, each with the coarse and the fine part of what was changed there."""
-    reach, height = math.ceil(3 * deviation), restored.shape[1]
+def views_of(height: int, width: int, *, hidden: bool) -> tuple[int, ...]:
+    """The factors, ascending, by which a hazy picture is reduced to be seen from afar; none if it is not.
+
+    Args:
+        height, width: of the picture in pixels.
+        hidden: whether noise, rain or blur lies over the haze.
+    """
+    side = math.sqrt(height * width)
+    factors = {round(side / view) for view in VIEWS} - {0, 1}
+    return tuple(sorted(factors)) if hidden or side >= LARGE else ()
+
+
+@torch.inference_mode()
+def take_light_from_afar(
+    degraded: Tensor, restored: Tensor, views: Sequence[int], run: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The restored picture, its light changed as the network does on average, in that and in reduced copies.
+
+    Light is a Gaussian mean of encoded values, with four pixels of the largest copy as standard deviation. Of
+    the mean change m a share m^2 / (m^2 + v) is taken, v being the variance between the changes, and both
+    means over the channels: where the copies differ, less is changed.
+
+    Args:
+        degraded, restored: (3, H, W) in [0, 1], on one device.
+        views: factors, as `views_of` gives them; at least one.
+        run: gives the restored (3, h, w) for a reduced (3, h, w).
+
+    Returns:
+        (3, H, W), beyond [0, 1] where it was bright or dark, in the memory of `restored`.
+    """
+    cell = views[0]
+    own = _cells(restored, cell) - _cells(degraded, cell)
+    copies = [_cells(degraded, view) for view in views]
+    seen = [(run(copy).clamp(0, 1) - copy)[None] for copy in copies]
+    alike = [own, *(F.interpolate(change, own.shape[1:], mode="bilinear")[0] for change in seen)]
+    changes = torch.stack([_gaussian_mean(change, LIGHT) for change in alike])
+    mean, doubt = changes.mean(0), changes.var(0).mean(0)
+    energy = mean.square().mean(0)
+    agreed = mean * (energy / (energy + doubt + LEAST_CHANGE**2))
+    for rows, change in _grown(agreed - changes[0], cell, restored):
+        restored[:, rows] += change
+    return restored
+
+
+def _gaussian_mean(picture: Tensor, deviation: float) -> Tensor:
+    """The Gaussian mean around each pixel of (3, h, w), in which the edge goes on beyond it."""
+    reach = _reach(deviation)
+    return _gaussian_means(F.pad(picture[None], (reach,) * 4, "replicate"), deviation)[0]
+
+
+def _gaussian_means(wide: Tensor, deviation: float) -> Tensor:
+    """Gaussian means of (1, 3, h, w), which is larger than they by `_reach` on each side."""
+    reach = _reach(deviation)
     line = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = (-0.5 * (line / deviation) ** 2).exp()
-    kernel = (weights / weights.sum()).to(restored.device, restored.dtype).expand(3, 1, 1, -1)
+    kernel = (weights / weights.sum()).to(wide.device, wide.dtype).expand(3, 1, 1, -1)
+    return F.conv2d(F.conv2d(wide, kernel.transpose(2, 3), groups=3), kernel, groups=3)
+
+
+def _reach(deviation: float) -> int:
+    return math.ceil(3 * deviation)
+
+
+def _parted(degraded: Tensor, restored: Tensor, deviation: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Bands of rows, each with the coarse and the fine part of what was changed there."""
+    reach, height = _reach(deviation), restored.shape[1]
     for rows in scratch.bands(height, restored[:, 0].nbytes):
         around = slice(max(0, rows.start - reach), min(height, rows.stop + reach))
         change = restored[:, around] - degraded[:, around]
         above, below = rows.start - around.start, around.stop - rows.stop
         wide = F.pad(change[None], (reach, reach, reach - above, reach - below), "replicate")
-        coarse = F.conv2d(F.conv2d(wide, kernel.transpose(2, 3), groups=3), kernel, groups=3)[0]
+        coarse = _gaussian_means(wide, deviation)[0]
         yield rows, coarse, change[:, above : change.shape[1] - below] - coarse
 
 
-def _bands(picture: Tensor) -> Iterator[tuple[slice, slice]]:
+def _bands(picture: Tensor, cell: int) -> Iterator[tuple[slice, slice]]:
     """Slices of cells from top to bottom, each with its slice of pixels."""
     _, height, width = picture.shape
-    for cells in scratch.bands(-(-height // CELL), CELL * width * 3 * picture.element_size()):
-        yield cells, slice(cells.start * CELL, min(cells.stop * CELL, height))
+    for cells in scratch.bands(-(-height // cell), cell * width * 3 * picture.element_size()):
+        yield cells, slice(cells.start * cell, min(cells.stop * cell, height))
 
 
-def _cells(picture: Tensor) -> Tensor:
-    """Mean linear light of each cell, (3, cells high, cells wide); those at the edge are cut off."""
+def _cells(picture: Tensor, cell: int, of: Callable[[Tensor], Tensor] = lambda values: values) -> Tensor:
+    """Means over squares of `cell` pixels, (3, cells high, cells wide); those at the edge are cut off."""
     return torch.cat(
         [
-            F.avg_pool2d(to_linear(picture[None, :, rows].clamp(0, 1))[0], CELL, ceil_mode=True)
-            for _, rows in _bands(picture)
+            F.avg_pool2d(of(picture[None, :, rows].clamp(0, 1))[0], cell, ceil_mode=True)
+            for _, rows in _bands(picture, cell)
         ],
         dim=1,
     )
+
+
+def _grown(cells: Tensor, cell: int, picture: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Bands of a picture's rows, each with the values of its cells (3, h, w) in between, (3, rows, W)."""
+    beyond = F.pad(cells[None], (0, 0, 1, 1), "replicate")  # so that a band has one more on each side
+    for band, rows in _bands(picture, cell):
+        around = beyond[:, :, band.start : band.stop + 2]
+        smooth = F.interpolate(around, scale_factor=cell, mode="bilinear")[0, :, cell:]
+        yield rows, smooth[:, : rows.stop - rows.start, : picture.shape[2]]
 
 
 def _spread(cells: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pellucid.engines import Engine
 from pellucid.errors import InputError, PellucidError, UnsupportedDtypeError
 from pellucid.image import ImageBuffer
 from pellucid.image_io import Limits, read_image
-from pellucid.light import keep_all_but_blur
+from pellucid.light import NO_RULE, LightRule, views_of
 from pellucid.models import ModelSpec
 from pellucid.picture import Picture, keep, open_picture
 from pellucid.registry import unknown_name
@@ -214,7 +214,8 @@ class TorchRestorer(NetworkRunner, _Streaming):
             network, spec, name, weights_sha256, provenance, device, precision, memory, engine: as for a
                 `pellucid.runner.NetworkRunner`.
             guard: give a picture back as it is where the recognizer finds nothing wrong
-                (`leaves_alone`), and keep its light where nothing changed it (`keeps_light`).
+                (`leaves_alone`), keep its light where nothing changed it (`keeps_light`), and see its
+                haze from afar (`views`).
             recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
                 one, loaded when it is first asked.
 
@@ -270,9 +271,9 @@ class TorchRestorer(NetworkRunner, _Streaming):
         report = dataclasses.replace(
             self.describe(), strength=kept.plain, diagnosis=diagnosis, seconds=seconds
         )
-        radius = 0.0
+        light = NO_RULE
         if not report.untouched and diagnosis is None and self.recognizes:
-            report, radius = self._recognized(degraded, report)
+            report, light = self._recognized(degraded, report)
         if report.untouched:
             if progress is not None:
                 progress(1, 1)
@@ -281,8 +282,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
         opened = time.perf_counter()
         restored, plan, guards = self.restore_pixels(degraded.pixels, prompt, progress)
         whole = isinstance(plan, StripPlan)
-        if report.guards.get("light_kept"):
-            restored = keep_all_but_blur(degraded.pixels, restored, radius)
+        restored = light.apply(degraded.pixels, restored, self._restored_by(prompt))
         pixels = kept.mix(degraded.pixels, restored)
         report = dataclasses.replace(
             report,
@@ -302,26 +302,24 @@ class TorchRestorer(NetworkRunner, _Streaming):
         *,
         diagnosis: str | None = None,
         strength: Strength | None = None,
-        light_kept: bool = False,
-        blur_radius: float = 0.0,
+        light: LightRule = NO_RULE,
         told: Callable[[Mapping[str, bool]], object] = lambda _: None,
     ) -> Tensor:
         """The restored (3, H, W) of one in [0, 1], without guard, recognizer and report: a frame of a film.
 
         Args:
             degraded, diagnosis, strength: as for a call.
-            light_kept: undo nothing but a blur or JPEG (`pellucid.light.keep_all_but_blur`).
-            blur_radius: of that blur, root mean square in pixels; 0 if there is none.
+            light: what is done about its light.
             told: called with the verdicts "redone_in_float32" and "replanned" (see `Report`).
 
         Raises:
             InputError: a diagnosis that can't be used, or none for a guided network.
             RestorationError: as a call.
         """
-        restored, _, guards = self.restore_pixels(degraded, self._prompt(diagnosis), None)
+        prompt = self._prompt(diagnosis)
+        restored, _, guards = self.restore_pixels(degraded, prompt, None)
         told(guards)
-        if light_kept:
-            restored = keep_all_but_blur(degraded, restored, blur_radius)
+        restored = light.apply(degraded, restored, self._restored_by(prompt))
         return (strength or Strength()).mix(degraded, restored)
 
     def read(self, path: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageBuffer:
@@ -382,13 +380,23 @@ class TorchRestorer(NetworkRunner, _Streaming):
         """What a guided network may be told; nothing for a blind one."""
         return self.network.config.prompts if self.spec.guided else ()  # type: ignore[union-attr, return-value]
 
-    def _recognized(self, degraded: ImageBuffer, report: Report) -> tuple[Report, float]:
-        """The report, with what the recognizer found, what a guided network is told, and the verdict; and the
-        radius of the blur.
+    def _restored_by(self, prompt: int | None) -> Callable[[Tensor], Tensor]:
+        return lambda degraded: self.restore_pixels(degraded, prompt, None)[0]
+
+    def _recognized(self, degraded: ImageBuffer, report: Report) -> tuple[Report, LightRule]:
+        """The report, with what the recognizer found, what a guided network is told, and the verdicts; and
+        what is done about light.
         """
         found = self.recognizer.diagnose(degraded.pixels)
-        alone = self.leaves_alone(found)
-        verdicts = {"left_alone": alone, "light_kept": not alone and self.keeps_light(found)}
+        alone, kept = self.leaves_alone(found), self.keeps_light(found)
+        light = LightRule(
+            kept, found.blur_radius, () if kept else self.views(found, *degraded.pixels.shape[1:])
+        )
+        verdicts = {
+            "left_alone": alone,
+            "light_kept": not alone and kept,
+            "light_from_afar": not alone and bool(light.views),
+        }
         report = dataclasses.replace(
             report,
             diagnosis=found.prompt(self.prompts),
@@ -396,7 +404,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
             guards={verdict: True for verdict, holds in verdicts.items() if holds},
             seconds=report.seconds | {"recognize": found.seconds},
         )
-        return report, found.blur_radius
+        return report, light
 
     def leaves_alone(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and nothing seems wrong that a guided network could be told of."""
@@ -405,6 +413,15 @@ class TorchRestorer(NetworkRunner, _Streaming):
     def keeps_light(self, found: Diagnosis) -> bool:
         """Whether the guard is on, and surely nothing is there that changes light."""
         return self.guard and found.keeps_light
+
+    def views(self, found: Diagnosis, height: int, width: int) -> tuple[int, ...]:
+        """Factors of the copies in which a hazy picture's light is looked for; none where the guard is off.
+
+        Nor for a network that is told of something else than haze.
+        """
+        if not self.guard or not found.is_hazy or (self.prompts and found.prompt(self.prompts) != "haze"):
+            return ()
+        return views_of(height, width, hidden=found.hides_haze)
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:

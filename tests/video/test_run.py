@@ -24,6 +24,7 @@ from pellucid.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
+from pellucid.light import LightRule
 from pellucid.models.recognizer import SCALES
 from pellucid.strength import Strength
 from pellucid.video import container as container_module
@@ -105,8 +106,8 @@ def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, 
     source = write_film(tmp_path / "film.mkv", pictures(3))
     report = restore_video(restorer, source, tmp_path / "out.mkv")
     radius = found.get("blur", 0.0)
-    assert [(frame["light_kept"], frame["blur_radius"]) for frame in asked] == [(kept, radius)] * 3
-    assert [(shot["light_kept"], shot["left_alone"]) for shot in report.shots] == [(kept, False)]
+    assert [frame["light"] for frame in asked] == [LightRule(kept, radius)] * 3
+    assert [(shot["light"]["kept"], shot["left_alone"]) for shot in report.shots] == [(kept, False)]
 
 
 def test_frames_that_took_more_than_the_usual_are_counted(unguarded, tmp_path, monkeypatch):
@@ -153,7 +154,9 @@ def test_most_of_the_frames_looked_at_decide_about_a_shot(
 ):
     monkeypatch.setattr(restorer, "_recognizer", Changing(*found))
     report = restore_video(restorer, write_film(tmp_path / "film.mkv", pictures(6)), tmp_path / "out.mkv")
-    assert [(shot["left_alone"], shot["light_kept"]) for shot in report.shots] == [(left_alone, light_kept)]
+    assert [(shot["left_alone"], shot["light"]["kept"]) for shot in report.shots] == [
+        (left_alone, light_kept)
+    ]
 
 
 def test_most_of_the_frames_looked_at_decide_what_a_guided_network_is_told(guided, tmp_path, monkeypatch):
@@ -184,7 +187,7 @@ def test_a_prompt_is_heeded_without_asking_the_recognizer(guided, tmp_path, monk
     monkeypatch.setattr(guided, "_recognizer", Oracle(blur=1.0))
     source = write_film(*(tmp_path / "film.mkv", pictures(2)))
     report = restore_video(guided, source, tmp_path / "out.mkv", diagnosis="haze")
-    assert [(shot["prompt"], shot["light_kept"]) for shot in report.shots] == [("haze", False)]
+    assert [(shot["prompt"], shot["light"]["kept"]) for shot in report.shots] == [("haze", False)]
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mov"])

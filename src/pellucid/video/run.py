@@ -20,6 +20,7 @@ from pellucid.checkpoint import hash_file
 from pellucid.diagnosis import GUARD_RULE
 from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError, reason, write_remedy
 from pellucid.image_io import Limits, check_writable, move_file, write_bytes
+from pellucid.light import NO_RULE, LightRule
 from pellucid.restorer import TorchRestorer
 from pellucid.strength import Strength
 from pellucid.video import container as files
@@ -44,8 +45,8 @@ class VideoReport:
         interlaced: frames that are two half frames; they were restored as they are.
         guards: number of frames by verdict, "redone_in_float32" and "replanned", as in
             `pellucid.restoration.Report`.
-        shots: per shot its first frame, verdict, kinds found, the prompt, whether it was left alone, or
-            kept its light, and the radius of its blur in pixels, 0 if none was found.
+        shots: per shot its first frame, verdict, kinds found, the prompt, whether it was left alone, and
+            what was done about its light (the fields of `pellucid.light.LightRule`).
         streams_copied: of sound and subtitles.
         not_copied: words for what the target's format can't hold.
         flicker: see `pellucid.video.steady.Flicker.to_dict`.
@@ -278,24 +279,27 @@ class _Run:
     def _begin_shot(self, number: int, opening: list[Any]) -> None:
         shot: dict[str, Any] = {"frame": number, "seconds": float(opening[0].pts * self.film.time_base)}
         told = self.diagnosis is not None
-        prompt, alone, light_kept = self.diagnosis, self.strength.plain == 0, False
-        radius = 0.0
+        prompt, alone, light = self.diagnosis, self.strength.plain == 0, NO_RULE
         if (
             self.restorer.recognizes
             and (self.restorer.prompts or self.restorer.guard)
             and not (told or alone)
         ):
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
-            alone, light_kept = (
+            views = [
+                self.restorer.views(diagnosis, opening[0].height, opening[0].width) for diagnosis in found
+            ]
+            alone, kept = (
                 sum(map(holds, found)) * 2 > len(found)
                 for holds in (self.restorer.leaves_alone, self.restorer.keeps_light)
             )
             radius = statistics.median_high(diagnosis.blur_radius for diagnosis in found)
+            light = LightRule(kept, radius, max(views, key=views.count))
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
             named = [diagnosis.prompt(self.restorer.prompts) for diagnosis in found]
             prompt = max(named, key=named.count)
-        shot |= {"prompt": prompt, "left_alone": alone, "light_kept": light_kept, "blur_radius": radius}
+        shot |= {"prompt": prompt, "left_alone": alone, "light": dataclasses.asdict(light)}
         self.journal.shots.append(shot)
         self.light = SteadyLight()
         self.flicker.begin()
@@ -315,8 +319,7 @@ class _Run:
             degraded,
             diagnosis=shot["prompt"],
             strength=self.strength,
-            light_kept=shot["light_kept"],
-            blur_radius=shot.get("blur_radius", 0.0),  # none in a journal from before there was one
+            light=LightRule(**shot["light"]),
             told=self._count,
         )
         if self.steady:
