@@ -32,7 +32,6 @@ from pellucid.diagnosis import Recognizer
 from pellucid.errors import UnreadableImageError
 from pellucid.evaluate.scores import TOLERANCE
 from pellucid.labels import validation_shards
-from pellucid.light import LightRule
 from pellucid.metrics.psnr_rgb import psnr_rgb
 from pellucid.weights import DEFAULT
 
@@ -118,8 +117,7 @@ def measure(restorer, recognizer, degraded, clean) -> tuple[bool, float, float, 
     alone, before, after = restorer.leaves_alone(found), psnr_rgb(degraded, clean), psnr_rgb(restored, clean)
     if alone:
         return alone, before, after, before
-    views = restorer.views(found, *degraded.shape[2:])
-    rule = LightRule(restorer.keeps_light(found), found.blur_radius, views)
+    rule = restorer.light_rule(found, *degraded.shape[2:])
     restored = rule.apply(degraded[0], restored[0], restorer.run)[None].clamp(0, 1)
     return alone, before, after, psnr_rgb(restored, clean)
 

@@ -34,13 +34,16 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG of all pairs")
     parser.add_argument("--csv", type=Path, help="a row for each picture")
     options = parser.parse_args()
-    restorer = load(options.model, device="cpu", precision="float32")  # its guard is asked, not heeded
+    restorer = load(
+        options.model, device="cpu", precision="float32"
+    )  # asked what it would leave alone, not heeded
     recognizer = Recognizer.load()
     rows, pairs = [], []
     for path in sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
         before = read_image(path)
         diagnosis = recognizer(before)
-        after = restorer.run(before.pixels, diagnosis=diagnosis.prompt(restorer.prompts))
+        rule = restorer.light_rule(diagnosis, *before.pixels.shape[1:])
+        after = restorer.run(before.pixels, diagnosis=diagnosis.prompt(restorer.prompts), light=rule)
         scores = naturalness(before.pixels), naturalness(after)
         rows.append(
             {"kind": path.parent.name, "picture": path.name, "verdict": diagnosis.verdict}

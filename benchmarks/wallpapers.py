@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument("debs", type=Path, help="folder with the packages")
     parser.add_argument("--shards", type=Path, required=True, help="folder with manifest.json")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument(
+        "--long-side", type=int, default=LONG_SIDE, help="of larger pictures, in pixels; the shards have 768"
+    )
     options = parser.parse_args()
     rows = list(csv.DictReader(LIST.open(encoding="utf-8")))
     packages = {row["package"]: options.debs / f"{row['package']}_all.deb" for row in rows}
@@ -46,7 +49,7 @@ def main() -> None:
         for package, deb in packages.items():
             subprocess.run(["dpkg-deb", "-x", deb, Path(unpacked) / package], check=True)
         for row in rows:
-            encoded = reduced(Path(unpacked) / row["package"] / row["path"])
+            encoded = reduced(Path(unpacked) / row["package"] / row["path"], options.long_side)
             name = f"{'wallpapers' if row['use'] == 'train' else 'held_out'}/{row['name']}"
             (options.out / name).write_bytes(encoded)
             digest = hashlib.sha256(encoded).hexdigest()
@@ -56,9 +59,9 @@ def main() -> None:
     (options.out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def reduced(path: Path) -> bytes:
-    """The picture as JPEG with full color, its long side at most 768 pixels."""
-    image = pyvips.Image.thumbnail(str(path), LONG_SIDE, height=LONG_SIDE, size="down").colourspace("srgb")
+def reduced(path: Path, long_side: int) -> bytes:
+    """The picture as JPEG with full color, its long side at most so many pixels."""
+    image = pyvips.Image.thumbnail(str(path), long_side, height=long_side, size="down").colourspace("srgb")
     image = (image.flatten() if image.hasalpha() else image)[:3]
     return image.jpegsave_buffer(Q=QUALITY, subsample_mode="off", keep="none")
 

@@ -327,7 +327,7 @@ def test_light_is_kept_by_what_each_kind_has_and_not_by_the_verdict():
     restorer = guarded(Oracle(nothing=5.0, haze=-1.0))
     found = restorer.recognizer(torch.rand(3, 40, 50))
     assert (found.verdict, restorer.leaves_alone(found)) == ("nothing wrong", True)
-    assert not restorer.keeps_light(found)
+    assert not restorer.light_rule(found, 40, 50).kept
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_haze_is_seen_from_afar_where_the_picture_is_large_or_something_hides_it
 def test_a_guided_network_sees_haze_from_afar_where_it_is_told_of_haze(rain, views):
     restorer = guarded(Oracle(haze=3.0, rain=rain), GUIDED)
     found = restorer.recognizer(torch.rand(3, 40, 40))
-    assert restorer.views(found, 500, 800) == views
+    assert restorer.light_rule(found, 500, 800).views == views
 
 
 def test_light_is_not_kept_where_the_picture_is_too_small_to_tell():

@@ -214,8 +214,7 @@ class TorchRestorer(NetworkRunner, _Streaming):
             network, spec, name, weights_sha256, provenance, device, precision, memory, engine: as for a
                 `pellucid.runner.NetworkRunner`.
             guard: give a picture back as it is where the recognizer finds nothing wrong
-                (`leaves_alone`), keep its light where nothing changed it (`keeps_light`), and see its
-                haze from afar (`views`).
+                (`leaves_alone`), and keep its light, or see its haze from afar (`light_rule`).
             recognizer: for the guard, and for guided networks that are told nothing. Default: the embedded
                 one, loaded when it is first asked.
 
@@ -388,13 +387,10 @@ class TorchRestorer(NetworkRunner, _Streaming):
         what is done about light.
         """
         found = self.recognizer.diagnose(degraded.pixels)
-        alone, kept = self.leaves_alone(found), self.keeps_light(found)
-        light = LightRule(
-            kept, found.blur_radius, () if kept else self.views(found, *degraded.pixels.shape[1:])
-        )
+        alone, light = self.leaves_alone(found), self.light_rule(found, *degraded.pixels.shape[1:])
         verdicts = {
             "left_alone": alone,
-            "light_kept": not alone and kept,
+            "light_kept": not alone and light.kept,
             "light_from_afar": not alone and bool(light.views),
         }
         report = dataclasses.replace(
@@ -410,18 +406,19 @@ class TorchRestorer(NetworkRunner, _Streaming):
         """Whether the guard is on, and nothing seems wrong that a guided network could be told of."""
         return self.guard and found.needs_nothing(self.prompts)
 
-    def keeps_light(self, found: Diagnosis) -> bool:
-        """Whether the guard is on, and surely nothing is there that changes light."""
-        return self.guard and found.keeps_light
+    def light_rule(self, found: Diagnosis, height: int, width: int) -> LightRule:
+        """What the guard, if it is on, does about the light of a picture of (height, width) pixels.
 
-    def views(self, found: Diagnosis, height: int, width: int) -> tuple[int, ...]:
-        """Factors of the copies in which a hazy picture's light is looked for; none where the guard is off.
-
-        Nor for a network that is told of something else than haze.
+        It keeps it where surely nothing is there that changes light, and sees haze from afar, unless a guided
+        network is told of something else.
         """
-        if not self.guard or not found.is_hazy or (self.prompts and found.prompt(self.prompts) != "haze"):
-            return ()
-        return views_of(height, width, hidden=found.hides_haze)
+        if not self.guard:
+            return NO_RULE
+        if found.keeps_light:
+            return LightRule(kept=True, blur_radius=found.blur_radius)
+        if not found.is_hazy or (self.prompts and found.prompt(self.prompts) != "haze"):
+            return NO_RULE
+        return LightRule(views=views_of(height, width, hidden=found.hides_haze))
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:

@@ -286,14 +286,14 @@ class _Run:
             and not (told or alone)
         ):
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
-            views = [
-                self.restorer.views(diagnosis, opening[0].height, opening[0].width) for diagnosis in found
-            ]
+            size = opening[0].height, opening[0].width
+            rules = [self.restorer.light_rule(diagnosis, *size) for diagnosis in found]
             alone, kept = (
-                sum(map(holds, found)) * 2 > len(found)
-                for holds in (self.restorer.leaves_alone, self.restorer.keeps_light)
+                sum(held) * 2 > len(found)
+                for held in (map(self.restorer.leaves_alone, found), (rule.kept for rule in rules))
             )
             radius = statistics.median_high(diagnosis.blur_radius for diagnosis in found)
+            views = [rule.views for rule in rules]
             light = LightRule(kept, radius, max(views, key=views.count))
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
