@@ -118,7 +118,8 @@ def measure(restorer, recognizer, degraded, clean) -> tuple[bool, float, float, 
     if alone:
         return alone, before, after, before
     rule = restorer.light_rule(found, *degraded.shape[2:])
-    restored = rule.apply(degraded[0], restored[0], restorer.run)[None].clamp(0, 1)
+    seen = rule.look(degraded[0], restorer.run)
+    restored = rule.apply(degraded[0], restored[0], seen)[None].clamp(0, 1)
     return alone, before, after, psnr_rgb(restored, clean)
 
 

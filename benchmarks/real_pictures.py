@@ -2,9 +2,10 @@
 
     python benchmarks/real_pictures.py FOLDER [--sheet sheet.png] [--csv rows.csv]
 
-FOLDER holds one folder for each kind. Each picture is recognized once and restored once; "left alone" counts
-what the guard keeps as it came and `pellucid restore --no-guard` restores. NIQE needs two textured blocks of
-96 px; a picture without them has no score. The sheet shows before and after, three pairs to a row.
+FOLDER holds one folder for each kind. Each picture is recognized once and restored once, with what the guard
+does about its light; "left alone" counts what it keeps as it came and `pellucid restore --no-guard` restores.
+NIQE needs two textured blocks of 96 px; a picture without them has no score. The sheet shows before and after,
+three pairs to a row.
 """
 
 import argparse
@@ -34,9 +35,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG of all pairs")
     parser.add_argument("--csv", type=Path, help="a row for each picture")
     options = parser.parse_args()
-    restorer = load(
-        options.model, device="cpu", precision="float32"
-    )  # asked what it would leave alone, not heeded
+    restorer = load(options.model, device="cpu", precision="float32")
     recognizer = Recognizer.load()
     rows, pairs = [], []
     for path in sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):

@@ -368,41 +368,54 @@ def test_the_radius_of_the_blur_that_was_found_parts_coarse_from_fine(oracle, ra
 @pytest.mark.parametrize(
     ("oracle", "size", "guard", "views"),
     [
-        (Oracle(haze=5.0), (500, 800), True, (2, 3)),
-        (Oracle(haze=5.0), (300, 400), True, ()),  # no larger than a scene of training
-        (Oracle(haze=5.0, noise=5.0), (300, 400), True, (2,)),
-        (Oracle(haze=5.0, rain=5.0), (300, 400), True, (2,)),
-        (Oracle(haze=5.0, blur=5.0), (300, 400), True, (2,)),
-        (Oracle(haze=5.0, jpeg=5.0), (300, 400), True, ()),
-        (Oracle(haze=5.0, low_light=5.0), (500, 800), True, ()),
-        (Oracle(haze=5.0), (500, 800), False, ()),
-        (Oracle(haze=-0.1), (500, 800), True, ()),
-        (Oracle(noise=5.0), (500, 800), True, ()),
+        (Oracle(haze=5.0), (600, 1000), True, (2, 3, 4)),
+        (Oracle(haze=5.0, noise=5.0), (600, 1000), True, (2, 3, 4)),
+        (Oracle(haze=5.0), (500, 800), True, ()),
+        (Oracle(haze=5.0, low_light=5.0), (600, 1000), True, ()),
+        (Oracle(haze=5.0), (600, 1000), False, ()),
+        (Oracle(haze=-0.1), (600, 1000), True, ()),
+        (Oracle(noise=5.0), (600, 1000), True, ()),
     ],
 )
-def test_haze_is_seen_from_afar_where_the_picture_is_large_or_something_hides_it(
-    oracle, size, guard, views, monkeypatch
-):
-    seen = []
+def test_haze_is_seen_from_afar_in_large_pictures(oracle, size, guard, views, monkeypatch):
+    shapes = []
     monkeypatch.setattr(
         "pellucid.light.take_light_from_afar",
-        lambda degraded, restored, views, run: (
-            seen.extend(run(degraded[:, ::k, ::k]).shape for k in views) or restored + 0.25
-        ),
+        lambda degraded, restored, cell, seen: shapes.extend(far.shape for far in seen) or restored + 0.25,
     )
     restorer, picture = guarded(oracle, guard=guard), torch.rand(3, *size)
     restoration = restorer(picture)
     assert restoration.report.guards.get("light_from_afar", False) == bool(views)
-    assert seen == [(3, -(-size[0] // k), -(-size[1] // k)) for k in views]
+    assert shapes == [(3, -(-size[0] // k), -(-size[1] // k)) for k in views]
     alone = restorer.run(picture)
     assert torch.allclose(restoration.tensor, (alone + 0.25 * bool(views)).clamp(0, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize(("rain", "views"), [(1.0, (2, 3)), (5.0, ())])
-def test_a_guided_network_sees_haze_from_afar_where_it_is_told_of_haze(rain, views):
-    restorer = guarded(Oracle(haze=3.0, rain=rain), GUIDED)
+def test_a_guided_network_sees_haze_at_full_size():
+    restorer = guarded(Oracle(haze=3.0, noise=3.0), GUIDED)
     found = restorer.recognizer(torch.rand(3, 40, 40))
-    assert restorer.light_rule(found, 500, 800).views == views
+    assert found.is_hazy and restorer.light_rule(found, 800, 800) == LightRule()
+
+
+def test_what_the_copies_take_more_than_the_usual_is_told(monkeypatch):
+    monkeypatch.setattr("pellucid.light.VIEWS", (64, 96))
+    monkeypatch.setattr("pellucid.light.LARGE", 100)
+    restorer = guarded(Oracle(haze=5.0))
+    usual, sizes = restorer.restore_pixels, []
+
+    def remedied(degraded, *arguments):
+        restored, plan, guards = usual(degraded, *arguments)
+        sizes.append(degraded.shape[1:])
+        return restored, plan, guards | {"redone_in_float32": degraded.shape[1] == 50}
+
+    monkeypatch.setattr(restorer, "restore_pixels", remedied)
+    guards = restorer(torch.rand(3, 150, 200)).report.guards
+    assert (guards["redone_in_float32"], guards["replanned"]) == (True, False)
+    assert sizes == [
+        (75, 100),
+        (50, 67),
+        (150, 200),
+    ]  # whoever watches the network finds the picture's own run last
 
 
 def test_light_is_not_kept_where_the_picture_is_too_small_to_tell():
@@ -414,6 +427,18 @@ class Contrast(Toy):
 
     def forward(self, x: Tensor, prompt: Tensor | None = None) -> Tensor:
         return 2 * x - 0.5
+
+
+def test_light_comes_from_afar_in_files_as_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("pellucid.light.LARGE", 100)
+    restorer = guarded(Oracle(haze=5.0))
+    picture = torch.rand(3, 401, 430)
+    in_file = scratch.create(tuple(picture.shape), picture.dtype, tmp_path)
+    in_file.copy_(picture)
+    restored = restorer(ImageBuffer(in_file))
+    assert restored.report.guards["light_from_afar"]
+    assert torch.allclose(restored.tensor, restorer(picture).tensor, atol=1e-6)
+    assert not torch.allclose(restored.tensor, restorer.run(picture).clamp(0, 1), atol=1e-3)
 
 
 def test_light_is_kept_in_files_as_in_memory(tmp_path):

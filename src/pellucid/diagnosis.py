@@ -29,7 +29,6 @@ NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.06  # probability up to which a kind is surely not there
 HARDLY = 0.1  # probability up to which a kind must not change the light
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-HIDE_HAZE = ("noise", "rain", "blur")  # kinds beside which haze is hard to see
 GUARD_RULE = 9  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
@@ -94,11 +93,6 @@ class Diagnosis:
     def is_hazy(self) -> bool:
         """Whether haze is present, and no darkness, beside which haze is seen best at full size."""
         return self.familiar and "haze" in self.present and "low_light" not in self.present
-
-    @property
-    def hides_haze(self) -> bool:
-        """Whether noise, rain or blur is present, which would lie over a haze."""
-        return not set(self.present).isdisjoint(HIDE_HAZE)
 
     @property
     def blur_radius(self) -> float:

@@ -5,14 +5,14 @@ is, and a JPEG file nearly. A restoration that changes it there undoes a haze or
 same shows in its scale: what undoes a blur is about as fine as the blur.
 
 What a network learns of haze it learns from crops of a few hundred pixels, in which it sees a scene. Of a
-large photograph it sees no more at once than of a pale wall, and takes too little away; and what noise or
-rain hides, it does not see at any size. In a reduced copy the scene is as large as in training, and noise is
-averaged out.
+large photograph it sees no more at once than of a pale wall, and takes too little away, above all beneath
+noise or rain. In a reduced copy the scene is as large as in training, and noise is averaged out.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,8 @@ COARSE = 2.0  # standard deviation of the mean that parts coarse from fine, in r
 LEAST_DEVIATION = 1.5  # pixels, of that mean, also where no blur is found
 EXCESS = (0.5, 0.9)  # coarse change for each fine one: all is kept up to the first, none from the second
 
-VIEWS = (192, 256, 320)  # pixels, sides of squares as large as the reduced copies
-LARGE = 576  # pixels, side of a square as large as the pictures whose haze is seen from afar though unhidden
+VIEWS = (192, 256, 320)  # pixels, sides of squares about as large as the reduced copies
+LARGE = 768  # pixels, side of a square as large as the smallest picture that is seen from afar
 LIGHT = 4.0  # standard deviation of the mean that is taken for light, in pixels of the largest copy
 LEAST_CHANGE = 1e-3  # of light, root mean square of its channels, that counts beside doubt
 
@@ -46,14 +46,23 @@ class LightRule:
 
     kept: bool = False
     blur_radius: float = 0.0
-    views: tuple[int, ...] = ()
+    views: Sequence[int] = ()
 
-    def apply(self, degraded: Tensor, restored: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """The restored (3, H, W), whose memory is used; `run` as for `take_light_from_afar`."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"views": list(self.views)}
+
+    def look(self, degraded: Tensor, run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """What a network changes in the reduced copies, (3, h, w) each; `run` restores one."""
+        copies = [_cells(degraded, view) for view in self.views]
+        return [run(copy).clamp(0, 1) - copy for copy in copies]
+
+    def apply(self, degraded: Tensor, restored: Tensor, seen: Sequence[Tensor]) -> Tensor:
+        """The restored (3, H, W), whose memory is used, by what `look` gave."""
         if self.kept:
             return keep_all_but_blur(degraded, restored, self.blur_radius)
         if self.views:
-            return take_light_from_afar(degraded, restored, self.views, run)
+            return take_light_from_afar(degraded, restored, self.views[0], seen)
         return restored
 
 
@@ -117,22 +126,17 @@ def keep_all_but_blur(degraded: Tensor, restored: Tensor, radius: float) -> Tens
     return keep_coarse(degraded, keep_light(degraded, restored), radius)
 
 
-def views_of(height: int, width: int, *, hidden: bool) -> tuple[int, ...]:
-    """The factors, ascending, by which a hazy picture is reduced to be seen from afar; none if it is not.
+def views_of(height: int, width: int) -> tuple[int, ...]:
+    """The factors, ascending, by which a picture of so many pixels is reduced to be seen from afar.
 
-    Args:
-        height, width: of the picture in pixels.
-        hidden: whether noise, rain or blur lies over the haze.
+    None if it is hardly larger than the photographs of training.
     """
     side = math.sqrt(height * width)
-    factors = {round(side / view) for view in VIEWS} - {0, 1}
-    return tuple(sorted(factors)) if hidden or side >= LARGE else ()
+    return tuple(sorted({round(side / view) for view in VIEWS})) if side >= LARGE else ()
 
 
 @torch.inference_mode()
-def take_light_from_afar(
-    degraded: Tensor, restored: Tensor, views: Sequence[int], run: Callable[[Tensor], Tensor]
-) -> Tensor:
+def take_light_from_afar(degraded: Tensor, restored: Tensor, cell: int, seen: Sequence[Tensor]) -> Tensor:
     """The restored picture, its light changed as the network does on average, in that and in reduced copies.
 
     Light is a Gaussian mean of encoded values, with four pixels of the largest copy as standard deviation. Of
@@ -141,17 +145,14 @@ def take_light_from_afar(
 
     Args:
         degraded, restored: (3, H, W) in [0, 1], on one device.
-        views: factors, as `views_of` gives them; at least one.
-        run: gives the restored (3, h, w) for a reduced (3, h, w).
+        cell: factor by which the largest copy was reduced, above 1.
+        seen: what was changed in each copy, (3, h, w), the largest first; one at least.
 
     Returns:
         (3, H, W), beyond [0, 1] where it was bright or dark, in the memory of `restored`.
     """
-    cell = views[0]
     own = _cells(restored, cell) - _cells(degraded, cell)
-    copies = [_cells(degraded, view) for view in views]
-    seen = [(run(copy).clamp(0, 1) - copy)[None] for copy in copies]
-    alike = [own, *(F.interpolate(change, own.shape[1:], mode="bilinear")[0] for change in seen)]
+    alike = [own, *(F.interpolate(change[None], own.shape[1:], mode="bilinear")[0] for change in seen)]
     changes = torch.stack([_gaussian_mean(change, LIGHT) for change in alike])
     mean, doubt = changes.mean(0), changes.var(0).mean(0)
     energy = mean.square().mean(0)

@@ -32,6 +32,7 @@ from pellucid.restoration import Report, Restoration
 from pellucid.runner import NetworkRunner, Progress
 from pellucid.strength import Strength
 from pellucid.strips import StripPlan
+from pellucid.tiling import TilePlan
 
 T = TypeVar("T")
 BYTES_AROUND = 40  # per pixel: the picture, its result and a mix of both in float32, and what is written
@@ -279,9 +280,8 @@ class TorchRestorer(NetworkRunner, _Streaming):
             return Restoration(degraded, report, image)
         prompt = self._prompt(report.diagnosis)
         opened = time.perf_counter()
-        restored, plan, guards = self.restore_pixels(degraded.pixels, prompt, progress)
+        restored, plan, guards = self._restored(degraded.pixels, prompt, light, progress)
         whole = isinstance(plan, StripPlan)
-        restored = light.apply(degraded.pixels, restored, self._restored_by(prompt))
         pixels = kept.mix(degraded.pixels, restored)
         report = dataclasses.replace(
             report,
@@ -315,10 +315,8 @@ class TorchRestorer(NetworkRunner, _Streaming):
             InputError: a diagnosis that can't be used, or none for a guided network.
             RestorationError: as a call.
         """
-        prompt = self._prompt(diagnosis)
-        restored, _, guards = self.restore_pixels(degraded, prompt, None)
+        restored, _, guards = self._restored(degraded, self._prompt(diagnosis), light, None)
         told(guards)
-        restored = light.apply(degraded, restored, self._restored_by(prompt))
         return (strength or Strength()).mix(degraded, restored)
 
     def read(self, path: str | os.PathLike[str], *, limits: Limits | None = None) -> ImageBuffer:
@@ -379,8 +377,22 @@ class TorchRestorer(NetworkRunner, _Streaming):
         """What a guided network may be told; nothing for a blind one."""
         return self.network.config.prompts if self.spec.guided else ()  # type: ignore[union-attr, return-value]
 
-    def _restored_by(self, prompt: int | None) -> Callable[[Tensor], Tensor]:
-        return lambda degraded: self.restore_pixels(degraded, prompt, None)[0]
+    def _restored(
+        self, degraded: Tensor, prompt: int | None, light: LightRule, progress: Progress | None
+    ) -> tuple[Tensor, TilePlan | StripPlan, dict[str, bool]]:
+        """As `restore_pixels`, by a rule of light; the picture goes through the network after its copies."""
+        verdicts: list[dict[str, bool]] = []
+
+        def run(copy: Tensor) -> Tensor:
+            restored, _, held = self.restore_pixels(copy, prompt, None)
+            verdicts.append(held)
+            return restored
+
+        seen = light.look(degraded, run)
+        restored, plan, held = self.restore_pixels(degraded, prompt, progress)
+        verdicts.append(held)
+        guards = {guard: any(verdict[guard] for verdict in verdicts) for guard in held}
+        return light.apply(degraded, restored, seen), plan, guards
 
     def _recognized(self, degraded: ImageBuffer, report: Report) -> tuple[Report, LightRule]:
         """The report, with what the recognizer found, what a guided network is told, and the verdicts; and
@@ -409,16 +421,14 @@ class TorchRestorer(NetworkRunner, _Streaming):
     def light_rule(self, found: Diagnosis, height: int, width: int) -> LightRule:
         """What the guard, if it is on, does about the light of a picture of (height, width) pixels.
 
-        It keeps it where surely nothing is there that changes light, and sees haze from afar, unless a guided
-        network is told of something else.
+        It keeps it where surely nothing is there that changes light. A blind network sees haze from afar; a
+        guided one, which is told of it, sees as much of it at full size.
         """
-        if not self.guard:
-            return NO_RULE
-        if found.keeps_light:
+        if self.guard and found.keeps_light:
             return LightRule(kept=True, blur_radius=found.blur_radius)
-        if not found.is_hazy or (self.prompts and found.prompt(self.prompts) != "haze"):
-            return NO_RULE
-        return LightRule(views=views_of(height, width, hidden=found.hides_haze))
+        if self.guard and found.is_hazy and not self.spec.guided:
+            return LightRule(views=views_of(height, width))
+        return NO_RULE
 
     def _prompt(self, diagnosis: str | None) -> int | None:
         if not self.spec.guided:
@@ -459,7 +469,7 @@ def load(
         precision: "float32" or "bf16"; default: chosen by a probe.
         memory: bytes that a restoration may take; default: half of what is free.
         guard: give a picture back as it is where the recognizer finds nothing wrong
-            (`TorchRestorer.leaves_alone`).
+            (`TorchRestorer.leaves_alone`), and heed what it finds about light (`TorchRestorer.light_rule`).
         engine: "torch"; "onnxruntime" or "openvino" (extra `export`), which run pictures that fit in one
             piece, on the CPU, from a file that is exported once; or "auto", the fastest of them
             by a short probe, remembered for this machine.

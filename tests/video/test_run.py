@@ -106,7 +106,8 @@ def test_a_shot_keeps_its_light_where_nothing_changed_it(restorer, found, kept, 
     source = write_film(tmp_path / "film.mkv", pictures(3))
     report = restore_video(restorer, source, tmp_path / "out.mkv")
     radius = found.get("blur", 0.0)
-    assert [frame["light"] for frame in asked] == [LightRule(kept, radius)] * 3
+    rule = LightRule(kept=True, blur_radius=radius) if kept else LightRule()
+    assert [LightRule(**frame["light"].to_dict()) for frame in asked] == [LightRule(**rule.to_dict())] * 3
     assert [(shot["light"]["kept"], shot["left_alone"]) for shot in report.shots] == [(kept, False)]
 
 
@@ -138,14 +139,14 @@ class Changing(Oracle):
 
 
 CLEAN = Diagnosis("nothing wrong", (), dict.fromkeys(SCALES, 0.0), 0.99, {}, 0.1, True, "oracle", 0.0)
-HAZY, BLURRED = diagnosis(haze=1.0), diagnosis(blur=1.0)
+HAZY, BLURRED, NOISY = diagnosis(haze=1.0), diagnosis(blur=1.0), diagnosis(noise=1.0)
 
 
 @pytest.mark.parametrize(
     ("found", "left_alone", "light_kept"),
     [
         ((CLEAN, HAZY, HAZY), False, False),
-        ((HAZY, CLEAN, CLEAN), True, True),
+        ((HAZY, CLEAN, CLEAN), True, False),
         ((BLURRED, BLURRED, HAZY), False, True),
     ],
 )
@@ -157,6 +158,43 @@ def test_most_of_the_frames_looked_at_decide_about_a_shot(
     assert [(shot["left_alone"], shot["light"]["kept"]) for shot in report.shots] == [
         (left_alone, light_kept)
     ]
+
+
+@pytest.mark.parametrize(
+    ("found", "views"),
+    [((HAZY, NOISY, HAZY), [2]), ((BLURRED, NOISY, HAZY), []), ((HAZY, CLEAN, CLEAN), [])],
+)
+def test_most_of_the_frames_looked_at_decide_whether_haze_is_seen_from_afar(
+    found, views, restorer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("pellucid.light.VIEWS", (48, 64))
+    monkeypatch.setattr("pellucid.light.LARGE", 100)
+    monkeypatch.setattr(restorer, "_recognizer", Changing(*found))
+    report = restore_video(restorer, write_film(tmp_path / "film.mkv", pictures(6)), tmp_path / "out.mkv")
+    assert [shot["light"]["views"] for shot in report.shots] == [views]
+
+
+def test_a_film_seen_from_afar_goes_on_after_a_kill(restorer, tmp_path, monkeypatch):
+    monkeypatch.setattr("pellucid.light.VIEWS", (24, 48))
+    monkeypatch.setattr("pellucid.light.LARGE", 100)
+    monkeypatch.setattr(restorer, "_recognizer", Oracle(haze=1.0))
+    source = write_film(tmp_path / "film.mkv", pictures(6))
+    whole = restore_video(restorer, source, tmp_path / "whole.mkv", segment_frames=2)
+    assert [shot["light"]["views"] for shot in whole.shots] == [[2, 5]]
+    run, left = restorer.run, [None] * 3
+
+    def killed(*arguments, **options):
+        left.pop()  # and where none is left, it ends
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(restorer, "run", killed)
+    with pytest.raises(IndexError):
+        restore_video(restorer, source, tmp_path / "out.mkv", segment_frames=2)
+    monkeypatch.setattr(restorer, "run", run)
+    report = restore_video(restorer, source, tmp_path / "out.mkv", segment_frames=2)
+    assert (report.resumed_at, report.shots) == (2, whole.shots)
+    frames = [read_film(tmp_path / name)[0] for name in ("out.mkv", "whole.mkv")]
+    assert all(map(np.array_equal, *frames))
 
 
 def test_most_of_the_frames_looked_at_decide_what_a_guided_network_is_told(guided, tmp_path, monkeypatch):

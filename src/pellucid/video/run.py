@@ -286,20 +286,23 @@ class _Run:
             and not (told or alone)
         ):
             found = [self.restorer.recognizer(files.pixels_of(frame, self.film)) for frame in opening]
-            size = opening[0].height, opening[0].width
+            size = self.film.height, self.film.width
             rules = [self.restorer.light_rule(diagnosis, *size) for diagnosis in found]
             alone, kept = (
                 sum(held) * 2 > len(found)
                 for held in (map(self.restorer.leaves_alone, found), (rule.kept for rule in rules))
             )
-            radius = statistics.median_high(diagnosis.blur_radius for diagnosis in found)
-            views = [rule.views for rule in rules]
-            light = LightRule(kept, radius, max(views, key=views.count))
+            if kept and not alone:
+                radius = statistics.median_high(diagnosis.blur_radius for diagnosis in found)
+                light = LightRule(kept=True, blur_radius=radius)
+            elif not alone:
+                others = [rule for rule in rules if not rule.kept]
+                light = max(others, key=others.count)
             middle = found[len(found) // 2]
             shot |= {"verdict": middle.verdict, "kinds": list(middle.present)}
             named = [diagnosis.prompt(self.restorer.prompts) for diagnosis in found]
             prompt = max(named, key=named.count)
-        shot |= {"prompt": prompt, "left_alone": alone, "light": dataclasses.asdict(light)}
+        shot |= {"prompt": prompt, "left_alone": alone, "light": light.to_dict()}
         self.journal.shots.append(shot)
         self.light = SteadyLight()
         self.flicker.begin()
@@ -319,7 +322,7 @@ class _Run:
             degraded,
             diagnosis=shot["prompt"],
             strength=self.strength,
-            light=LightRule(**shot["light"]),
+            light=LightRule(**shot.get("light", {})),  # none in a journal from before there was one
             told=self._count,
         )
         if self.steady:

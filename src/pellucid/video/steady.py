@@ -42,7 +42,7 @@ class SteadyRouter(nn.Module):
     """A router that decides by a mean which follows the frames of a shot slowly.
 
     It follows a frame once, also where that is computed again (in float32, or in smaller parts): then, and
-    where a frame comes in tiles, by the average of all its means but those that are not finite.
+    where a frame comes in tiles or beside reduced copies, by the average of all its means that are finite.
 
     Attributes:
         mean: (1, C), or none at the beginning of a shot.
