@@ -2,10 +2,9 @@
 
     python benchmarks/real_pictures.py FOLDER [--sheet sheet.png] [--csv rows.csv]
 
-FOLDER holds one folder for each kind. Each picture is recognized once and restored once, with what the guard
-does about its light; "left alone" counts what it keeps as it came and `pellucid restore --no-guard` restores.
-NIQE needs two textured blocks of 96 px; a picture without them has no score. The sheet shows before and after,
-three pairs to a row.
+FOLDER holds one folder for each kind. Each picture is recognized once and restored once; "left alone" counts
+what the guard keeps as it came and `pellucid restore --no-guard` restores. NIQE needs two textured blocks of
+96 px; a picture without them has no score. The sheet shows before and after, three pairs to a row.
 """
 
 import argparse
@@ -35,14 +34,13 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG of all pairs")
     parser.add_argument("--csv", type=Path, help="a row for each picture")
     options = parser.parse_args()
-    restorer = load(options.model, device="cpu", precision="float32")
+    restorer = load(options.model, device="cpu", precision="float32")  # its guard is asked, not heeded
     recognizer = Recognizer.load()
     rows, pairs = [], []
     for path in sorted(p for p in options.folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
         before = read_image(path)
         diagnosis = recognizer(before)
-        rule = restorer.light_rule(diagnosis, *before.pixels.shape[1:])
-        after = restorer.run(before.pixels, diagnosis=diagnosis.prompt(restorer.prompts), light=rule)
+        after = restorer.run(before.pixels, diagnosis=diagnosis.prompt(restorer.prompts))
         scores = naturalness(before.pixels), naturalness(after)
         rows.append(
             {"kind": path.parent.name, "picture": path.name, "verdict": diagnosis.verdict}
