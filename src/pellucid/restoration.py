@@ -49,8 +49,8 @@ class Report:
             tiles, or smaller ones, were taken), "left_alone" (nothing was found to mend: the input's own
             pixels came back), "light_kept" (nothing was found that changes light: local means
             of it are the input's, and a coarse change that undoing a blur does not explain is taken back),
-            "light_from_afar" (haze was found: its light is the mean of what the network makes of the picture
-            and of reduced copies).
+            "light_from_afar" (haze was found in a large picture: its light was changed as far as the network
+            does so in the picture and in reduced copies alike).
         seconds: "read", "restore", and "recognize" where a recognizer ran.
         recognized: what the recognizer found, a `pellucid.diagnosis.Diagnosis` as plain values; none where it
             did not run.

@@ -17,6 +17,7 @@ from pellucid.arrays import array_from_image, image_from_array
 from pellucid.errors import NonFiniteOutputError
 from pellucid.image import Source
 from pellucid.image_io import decode_image, encode_image, read_image
+from pellucid.light import LightRule
 
 
 @pytest.fixture
@@ -441,6 +442,21 @@ def test_an_error_of_the_restorer_keeps_its_exit_code(run, options, tmp_path, mo
     monkeypatch.setattr(restorer.TorchRestorer, "restore_pixels", refuse)
     result = run("restore", save(tmp_path / "a.png"), "-o", tmp_path / "b.png", *options)
     assert (result.code, result.err.splitlines()[-1]) == (4, "pellucid: not finite")
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (LightRule(), ""),
+        (LightRule(kept=True), "; its light was kept, nothing seems to have changed it (see --no-guard)"),
+        (LightRule(views=(2,)), "; its haze was looked for in reduced copies, too (see --no-guard)"),
+    ],
+)
+def test_what_was_done_about_light_is_told(run, options, tmp_path, monkeypatch, rule, words):
+    monkeypatch.setattr(restorer.TorchRestorer, "leaves_alone", lambda *_: False)
+    monkeypatch.setattr(restorer.TorchRestorer, "light_rule", lambda *_: rule)
+    result = run("restore", save(tmp_path / "a.png"), "-o", tmp_path / "b.png", *options)
+    assert result.err.splitlines()[-1] == f"1 restored, 0 failed{words}"
 
 
 @pytest.mark.parametrize(

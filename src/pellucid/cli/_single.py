@@ -132,15 +132,17 @@ def _save(restoration: Restoration, target: Path, options: Options) -> None:
         raise write_refusal(target, error) from error
 
 
+_RESTORED = "1 restored, 0 failed"
+_DONE = {
+    "left_alone": "1 left alone, since nothing was found to mend (--no-guard restores it)",
+    "light_kept": f"{_RESTORED}; its light was kept, nothing seems to have changed it (see --no-guard)",
+    "light_from_afar": f"{_RESTORED}; its haze was looked for in reduced copies, too (see --no-guard)",
+}
+
+
 def _tell_done(source: Path, target: Path, report: Report, options: Options) -> None:
     if options.as_json:
         print_restored(source, target, report.state, report.to_dict())
     if not options.quiet:
-        told = (
-            "1 left alone, since nothing was found to mend (--no-guard restores it)"
-            if report.guards.get("left_alone")
-            else "1 restored, 0 failed; its light was kept, nothing seems to have changed it (see --no-guard)"
-            if report.guards.get("light_kept")
-            else "1 restored, 0 failed"
-        )
+        told = next((words for guard, words in _DONE.items() if report.guards.get(guard)), _RESTORED)
         say("; ".join([told, *remedies(report.held)]))

@@ -65,7 +65,8 @@ def evaluate(
     guard: Annotated[
         bool,
         typer.Option(
-            "--guard", help="Let the recognizer leave good pictures, and good light, alone, as restore does."
+            "--guard",
+            help="Let the recognizer leave good pictures and good light alone, and so on, as restore does.",
         ),
     ] = False,
     device: Device = None,

@@ -67,7 +67,7 @@ def restore(
         typer.Option(
             "--guard/--no-guard",
             help="Leave a picture alone in which nothing seems wrong, and its light where "
-            "surely nothing changed it.",
+            "surely nothing changed it; see the haze of a large one from afar.",
         ),
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
@@ -113,8 +113,8 @@ def restore(
     """Restore photographs, or a film.
 
     A picture in which nothing seems wrong comes back as it is, and one that surely is but blurred or
-    compressed keeps its light (--no-guard: both are restored like any other). A guided model finds out what
-    is wrong, unless --prompt says it.
+    compressed keeps its light; the haze of a large one is looked for in reduced copies, too (--no-guard: none
+    of this). A guided model finds out what is wrong, unless --prompt says it.
 
     One file goes to one file; - is stdin, -o - stdout. A folder keeps its tree; its names and formats stay as
     they are. Hidden files, links and files that are no pictures are skipped. What can't be restored is listed

@@ -95,8 +95,8 @@ class Evaluation:
         model, weights_sha256, device, precision: as in a restorer's report.
         engine: likewise; "onnxruntime and torch" if some pictures were run by one and some by the other.
         diagnosis: what a guided network was told, "recognized" where a recognizer told it; else none.
-        guard: whether a recognizer could leave pictures, or their light, alone. Where the caller says what is
-            wrong, it is not asked.
+        guard: whether a recognizer could leave pictures, or their light, alone, and see haze from afar. Where
+            the caller says what is wrong, it is not asked.
         recognizer_sha256: weights of the recognizer, where it was asked.
         data_sha256: over the lines "path sha256" of the files, sorted.
         commit: of the code, where it runs from its repository; "+changes" if files differ, or are new.

@@ -53,7 +53,7 @@ class RestoreOptions(BaseModel):
     guard: bool = Field(
         True,
         description="Leave a picture alone in which nothing seems wrong, and its light where "
-        "surely nothing changed it.",
+        "surely nothing changed it; see the haze of a large one from afar.",
     )
     format: Format | SkipJsonSchema[None] = Field(
         None, description="Of the result. Default: what Accept names, else the input's own."
