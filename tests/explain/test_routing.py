@@ -19,6 +19,7 @@ from pellucid.explain.routing import (
     watching_routers,
 )
 from pellucid.image import ImageBuffer
+from pellucid.light import LightRule
 from pellucid.models.daair import Router
 from pellucid.runner import NetworkRunner
 
@@ -80,6 +81,18 @@ def test_a_tile_that_was_not_finite_is_not_counted(routed):
     assert explanation.report.guards["redone_in_float32"]
     assert len(calls) == 2
     assert [len(choice.tiles) for choice in explanation.routing] == [1, 1, 1, 1]
+
+
+def test_reduced_copies_are_not_counted(routed, monkeypatch):
+    """Of a picture that is seen from afar, the choices are those at full size."""
+    plain = explain_picture(routed, picture(2, 96, 160)).routing
+    asked = []
+    monkeypatch.setattr(routed, "light_rule", lambda *size: asked.append(size) or LightRule(views=(3, 5)))
+    monkeypatch.setattr(routed, "guard", True)
+    monkeypatch.setattr(routed, "leaves_alone", lambda _: False)
+    explained = explain_picture(routed, picture(2, 96, 160))
+    assert explained.report.guards["light_from_afar"] and len(asked) == 1
+    assert explained.routing == plain
 
 
 def test_most_tiles_decide_and_probabilities_are_means():
