@@ -7,7 +7,7 @@ import torch
 
 from pellucid import models
 from pellucid.checkpoint import Checkpoint
-from pellucid.diagnosis import Recognizer, calibrate, conclude
+from pellucid.diagnosis import Recognizer, calibrate, conclude, with_haze_from_afar
 from pellucid.errors import CheckpointError, InputError
 from pellucid.image import ImageBuffer
 from pellucid.models.recognizer import SCALES, Answers, RecognizerConfig, RecognizerNetwork
@@ -147,6 +147,45 @@ def test_the_radius_of_a_blur_is_told_where_it_is_present():
 )
 def test_a_hazy_picture_is_familiar_and_not_dark(found, hazy):
     assert conclude(answers(**found), CONFIG).is_hazy == hazy
+
+
+NEAR, FAR = {"nothing": 3.0, "jpeg": 1.0}, {"nothing": -3.0, "haze": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "present"),
+    [
+        (NEAR, FAR, ("haze", "jpeg")),
+        ({"nothing": 5.0}, FAR, ("haze",)),
+        (NEAR | {"novelty": 2.5}, FAR, ("haze",)),  # strange from near alone
+        (NEAR, FAR | {"haze": 2.1}, ("jpeg",)),  # 0.89
+        (NEAR, FAR | {"haze": 2.3}, ("haze", "jpeg")),  # 0.91
+        (NEAR, FAR | {"low_light": 5.0}, ("jpeg",)),
+        (NEAR, FAR | {"novelty": 2.5}, ("jpeg",)),
+        (NEAR, FAR | {"noise": 5.0}, ("haze", "jpeg")),  # detail is told at full size
+        (NEAR | {"low_light": 1.0}, FAR, ("low_light", "jpeg")),
+        (NEAR | {"haze": 0.5}, FAR, ("jpeg", "haze")),
+    ],
+)
+def test_haze_that_is_sure_from_afar_is_there(near, far, present):
+    near, far = conclude(answers(**near), CONFIG), conclude(answers(**far), CONFIG)
+    found = with_haze_from_afar(near, far)
+    assert sorted(found.present) == sorted(present)
+    if found is not near:
+        assert found.present[0] == "haze" and found.is_hazy and found.verdict == "degraded"
+        assert found.probabilities == near.probabilities | {"haze": far.probabilities["haze"]}
+        assert found.strengths == near.strengths | {"haze": far.strengths["haze"]}
+        assert found.nothing_wrong == far.nothing_wrong < near.nothing_wrong
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [((800, 900), [(800, 900), (267, 300)]), ((700, 800), [(700, 800)])]
+)
+def test_large_pictures_are_looked_at_from_afar_too(size, sizes, recognizer, monkeypatch):
+    ask, asked = recognizer.ask, []
+    monkeypatch.setattr(recognizer, "ask", lambda pixels: asked.append(pixels.shape[2:]) or ask(pixels))
+    recognizer(torch.rand(3, *size))
+    assert asked == sizes
 
 
 def test_of_a_strange_or_small_picture_it_is_not_sure_that_its_light_was_kept():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pellucid import models, weights
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.errors import CheckpointError
+from pellucid.light import reduced, views_of
 from pellucid.models.recognizer import SCALES, Answers
 from pellucid.picture import Picture, open_picture
 
@@ -28,6 +29,7 @@ OPEN = (0.3, 0.7)
 NOTHING_WRONG = 0.7  # probability from which that is said
 FAINT = 0.06  # probability up to which a kind is surely not there
 HARDLY = 0.1  # probability up to which a kind must not change the light
+FROM_AFAR = 0.9  # probability of haze in a reduced copy from which a large picture is hazy
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
 GUARD_RULE = 9  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
@@ -199,10 +201,16 @@ class Recognizer:
     def diagnose(self, pixels: Tensor) -> Diagnosis:
         """What pixels show, (3, H, W) float32 in [0, 1] on the CPU, which are taken as they are."""
         start = time.perf_counter()
-        answers = self.ask(pixels[None])
         large_enough = min(pixels.shape[-2:]) >= LEAST_SIDE
-        diagnosis = conclude(answers, self.config, name=self.name, large_enough=large_enough)
+        diagnosis = self._conclude(pixels, large_enough)
+        if views := views_of(*pixels.shape[-2:]):
+            diagnosis = with_haze_from_afar(
+                diagnosis, self._conclude(reduced(pixels, views[0]), large_enough)
+            )
         return replace(diagnosis, seconds=time.perf_counter() - start)
+
+    def _conclude(self, pixels: Tensor, large_enough: bool) -> Diagnosis:
+        return conclude(self.ask(pixels[None]), self.config, name=self.name, large_enough=large_enough)
 
     @torch.inference_mode()
     def ask(self, pixels: Tensor) -> Answers:
@@ -247,4 +255,23 @@ def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough
         name,
         0.0,
         large_enough,
+    )
+
+
+def with_haze_from_afar(near: Diagnosis, far: Diagnosis) -> Diagnosis:
+    """The diagnosis of a large picture, with a haze that its reduced copy surely shows beside no darkness."""
+    if "haze" in near.present or "low_light" in near.present or not far.is_hazy:
+        return near
+    if far.probabilities["haze"] < FROM_AFAR:
+        return near
+    probabilities = near.probabilities | {"haze": far.probabilities["haze"]}
+    present = sorted((*near.present, "haze"), key=probabilities.__getitem__, reverse=True)
+    return replace(
+        near,
+        verdict="degraded",
+        present=tuple(present),
+        probabilities=probabilities,
+        nothing_wrong=min(near.nothing_wrong, far.nothing_wrong),
+        strengths=near.strengths | {"haze": far.strengths["haze"]},
+        familiar=True,
     )

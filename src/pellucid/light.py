@@ -54,7 +54,7 @@ class LightRule:
 
     def look(self, degraded: Tensor, run: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """What a network changes in the reduced copies, (3, h, w) each; `run` restores one."""
-        copies = [_cells(degraded, view) for view in self.views]
+        copies = [reduced(degraded, view) for view in self.views]
         return [run(copy).clamp(0, 1) - copy for copy in copies]
 
     def apply(self, degraded: Tensor, restored: Tensor, seen: Sequence[Tensor]) -> Tensor:
@@ -79,7 +79,7 @@ def keep_light(degraded: Tensor, restored: Tensor) -> Tensor:
     Returns:
         (3, H, W) in [0, 1], in the memory of `restored`.
     """
-    light, found = (_spread(_cells(picture, CELL, to_linear)) for picture in (degraded, restored))
+    light, found = (_spread(reduced(picture, CELL, to_linear)) for picture in (degraded, restored))
     for rows, gain in _grown((light + DARK) / (found + DARK), CELL, restored):
         linear = to_linear(restored[None, :, rows].clamp(0, 1))
         restored[:, rows] = to_encoded(linear.mul_(gain))[0]
@@ -151,7 +151,7 @@ def take_light_from_afar(degraded: Tensor, restored: Tensor, cell: int, seen: Se
     Returns:
         (3, H, W), beyond [0, 1] where it was bright or dark, in the memory of `restored`.
     """
-    own = _cells(restored, cell) - _cells(degraded, cell)
+    own = reduced(restored, cell) - reduced(degraded, cell)
     alike = [own, *(F.interpolate(change[None], own.shape[1:], mode="bilinear")[0] for change in seen)]
     changes = torch.stack([_gaussian_mean(change, LIGHT) for change in alike])
     mean, doubt = changes.mean(0), changes.var(0).mean(0)
@@ -200,12 +200,15 @@ def _bands(picture: Tensor, cell: int) -> Iterator[tuple[slice, slice]]:
         yield cells, slice(cells.start * cell, min(cells.stop * cell, height))
 
 
-def _cells(picture: Tensor, cell: int, of: Callable[[Tensor], Tensor] = lambda values: values) -> Tensor:
-    """Means over squares of `cell` pixels, (3, cells high, cells wide); those at the edge are cut off."""
+def reduced(picture: Tensor, factor: int, of: Callable[[Tensor], Tensor] = lambda values: values) -> Tensor:
+    """A picture (3, H, W) in [0, 1], or a function of its values, as means over squares: (3, h, w).
+
+    The squares have `factor` pixels a side; those at the edge are cut off.
+    """
     return torch.cat(
         [
-            F.avg_pool2d(of(picture[None, :, rows].clamp(0, 1))[0], cell, ceil_mode=True)
-            for _, rows in _bands(picture, cell)
+            F.avg_pool2d(of(picture[None, :, rows].clamp(0, 1))[0], factor, ceil_mode=True)
+            for _, rows in _bands(picture, factor)
         ],
         dim=1,
     )
