@@ -201,15 +201,13 @@ class Recognizer:
     def diagnose(self, pixels: Tensor) -> Diagnosis:
         """What pixels show, (3, H, W) float32 in [0, 1] on the CPU, which are taken as they are."""
         start = time.perf_counter()
-        large_enough = min(pixels.shape[-2:]) >= LEAST_SIDE
-        diagnosis = self._conclude(pixels, large_enough)
+        diagnosis = self._conclude(pixels)
         if views := views_of(*pixels.shape[-2:]):
-            diagnosis = with_haze_from_afar(
-                diagnosis, self._conclude(reduced(pixels, views[0]), large_enough)
-            )
+            diagnosis = with_haze_from_afar(diagnosis, self._conclude(reduced(pixels, views[0])))
         return replace(diagnosis, seconds=time.perf_counter() - start)
 
-    def _conclude(self, pixels: Tensor, large_enough: bool) -> Diagnosis:
+    def _conclude(self, pixels: Tensor) -> Diagnosis:
+        large_enough = min(pixels.shape[-2:]) >= LEAST_SIDE
         return conclude(self.ask(pixels[None]), self.config, name=self.name, large_enough=large_enough)
 
     @torch.inference_mode()
