@@ -257,10 +257,13 @@ def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough
 
 
 def with_haze_from_afar(near: Diagnosis, far: Diagnosis) -> Diagnosis:
-    """The diagnosis of a large picture, with a haze that its reduced copy surely shows beside no darkness."""
-    if "haze" in near.present or "low_light" in near.present or not far.is_hazy:
+    """The diagnosis of a large picture, with a haze that its reduced copy surely shows.
+
+    Neither may be strange or dark. The probability of haze is the copy's, that of nothing wrong the lower one.
+    """
+    if not near.familiar or not {"haze", "low_light"}.isdisjoint(near.present):
         return near
-    if far.probabilities["haze"] < FROM_AFAR:
+    if not far.is_hazy or far.probabilities["haze"] < FROM_AFAR:
         return near
     probabilities = near.probabilities | {"haze": far.probabilities["haze"]}
     present = sorted((*near.present, "haze"), key=probabilities.__getitem__, reverse=True)
@@ -271,5 +274,4 @@ def with_haze_from_afar(near: Diagnosis, far: Diagnosis) -> Diagnosis:
         probabilities=probabilities,
         nothing_wrong=min(near.nothing_wrong, far.nothing_wrong),
         strengths=near.strengths | {"haze": far.strengths["haze"]},
-        familiar=True,
     )
