@@ -259,7 +259,7 @@ def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough
 def with_haze_from_afar(near: Diagnosis, far: Diagnosis) -> Diagnosis:
     """The diagnosis of a large picture, with a haze that its reduced copy surely shows.
 
-    Neither may be strange or dark. The probability of haze is the copy's, that of nothing wrong the lower one.
+    Neither may be strange or dark. The probability of haze is the copy's, that of nothing wrong the lower.
     """
     if not near.familiar or not {"haze", "low_light"}.isdisjoint(near.present):
         return near
