@@ -13,8 +13,8 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-import pyvips
 import torch
+from wallpapers import thumbnail
 
 from pellucid import load
 from pellucid.data import LEAST_SIDE, Mixer, PictureBank, Shards, Task, center_crop
@@ -39,7 +39,8 @@ def main() -> None:
         parser.error(f"{options.photographs} holds no files.")
     found = defaultdict(list)
     for number, file in enumerate(files):
-        bank = PictureBank.from_pictures([reduced(file, options.long_side)], [file.name])
+        pixels = torch.from_numpy(thumbnail(file, options.long_side).numpy().copy())
+        bank = PictureBank.from_pictures([pixels], [file.name])
         shards = Shards({"clean": bank}, "")
         for place, task in enumerate(TASKS):
             clean = center_crop(bank.picture(0)[None], LEAST_SIDE)
@@ -56,13 +57,6 @@ def main() -> None:
         print(
             f"| {group} | {len(rows)} | {before:.2f} | {alone:.2f} | {worse[0]} | {afar:.2f} | {worse[1]} |"
         )
-
-
-def reduced(file: Path, long_side: int) -> torch.Tensor:
-    """(H, W, 3) uint8, its long side at most `long_side`."""
-    image = pyvips.Image.thumbnail(str(file), long_side, height=long_side, size="down").colourspace("srgb")
-    image = (image.flatten() if image.hasalpha() else image)[:3]
-    return torch.from_numpy(image.numpy().copy())
 
 
 def measure(restorer, degraded, clean) -> tuple[str, float, float, float] | None:

@@ -61,9 +61,13 @@ def main() -> None:
 
 def reduced(path: Path, long_side: int) -> bytes:
     """The picture as JPEG with full color, its long side at most so many pixels."""
+    return thumbnail(path, long_side).jpegsave_buffer(Q=QUALITY, subsample_mode="off", keep="none")
+
+
+def thumbnail(path: Path, long_side: int) -> pyvips.Image:
+    """The picture in sRGB without transparency, its long side at most so many pixels."""
     image = pyvips.Image.thumbnail(str(path), long_side, height=long_side, size="down").colourspace("srgb")
-    image = (image.flatten() if image.hasalpha() else image)[:3]
-    return image.jpegsave_buffer(Q=QUALITY, subsample_mode="off", keep="none")
+    return (image.flatten() if image.hasalpha() else image)[:3]
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ NEAR, FAR = {"nothing": 3.0, "jpeg": 1.0}, {"nothing": -3.0, "haze": 5.0}
 )
 def test_haze_that_is_sure_from_afar_is_there(near, far, present):
     near, far = conclude(answers(**near), CONFIG), conclude(answers(**far), CONFIG)
-    found = with_haze_from_afar(near, far)
+    found = with_haze_from_afar(near, lambda: far)
     assert sorted(found.present) == sorted(present)
     if found is not near:
         assert found.present[0] == "haze" and found.is_hazy and found.verdict == "degraded"

@@ -411,11 +411,8 @@ def test_what_the_copies_take_more_than_the_usual_is_told(monkeypatch):
     monkeypatch.setattr(restorer, "restore_pixels", remedied)
     guards = restorer(torch.rand(3, 150, 200)).report.guards
     assert (guards["redone_in_float32"], guards["replanned"]) == (True, False)
-    assert sizes == [
-        (75, 100),
-        (50, 67),
-        (150, 200),
-    ]  # whoever watches the network finds the picture's own run last
+    # Whoever watches the network finds the picture's own run last.
+    assert sizes == [(75, 100), (50, 67), (150, 200)]
 
 
 def test_light_is_not_kept_where_the_picture_is_too_small_to_tell():

@@ -6,7 +6,7 @@ better left alone. Where it is not sure, it says so.
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -203,7 +203,7 @@ class Recognizer:
         start = time.perf_counter()
         diagnosis = self._conclude(pixels)
         if views := views_of(*pixels.shape[-2:]):
-            diagnosis = with_haze_from_afar(diagnosis, self._conclude(reduced(pixels, views[0])))
+            diagnosis = with_haze_from_afar(diagnosis, lambda: self._conclude(reduced(pixels, views[0])))
         return replace(diagnosis, seconds=time.perf_counter() - start)
 
     def _conclude(self, pixels: Tensor) -> Diagnosis:
@@ -256,13 +256,18 @@ def conclude(answers: Answers, config: Any, *, name: str = DEFAULT, large_enough
     )
 
 
-def with_haze_from_afar(near: Diagnosis, far: Diagnosis) -> Diagnosis:
+def with_haze_from_afar(near: Diagnosis, look: Callable[[], Diagnosis]) -> Diagnosis:
     """The diagnosis of a large picture, with a haze that its reduced copy surely shows.
 
     Neither may be strange or dark. The probability of haze is the copy's, that of nothing wrong the lower.
+
+    Args:
+        near: of the picture at full size.
+        look: gives the copy's; it is called where that can matter.
     """
     if not near.familiar or not {"haze", "low_light"}.isdisjoint(near.present):
         return near
+    far = look()
     if not far.is_hazy or far.probabilities["haze"] < FROM_AFAR:
         return near
     probabilities = near.probabilities | {"haze": far.probabilities["haze"]}
