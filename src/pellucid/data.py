@@ -74,7 +74,15 @@ class Bank(Protocol):
         """The same pictures, on another device."""
         ...
 
-    def crops(self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None) -> Tensor:
+    def crops(
+        self,
+        n: int,
+        size: int,
+        rng: torch.Generator,
+        which: Tensor | None = None,
+        *,
+        upright: float = 0.0,
+    ) -> Tensor:
         """Random crops: (n, K, size, size) float32 in [0, 1]."""
         ...
 
@@ -127,11 +135,20 @@ class PictureBank:
         planes, offsets = self.planes.to(device), self.offsets.to(device)
         return PictureBank(planes, offsets, self.heights.to(device), self.widths.to(device), self.names)
 
-    def crops(self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None) -> Tensor:
+    def crops(
+        self,
+        n: int,
+        size: int,
+        rng: torch.Generator,
+        which: Tensor | None = None,
+        *,
+        upright: float = 0.0,
+    ) -> Tensor:
         """Random crops, each in one of the eight flips and rotations: (n, K, size, size) float32 in [0, 1].
 
-        Identity is among the eight. A picture smaller than `size` has its last row and column repeated.
-        `which` (n,) int64 names the pictures; without it they are drawn too.
+        Identity is among the eight. A share `upright` of the crops keeps its top on top: left and right may
+        change sides. A picture smaller than `size` has its last row and column repeated. `which` (n,) int64
+        names the pictures; without it they are drawn too.
         """
 
         def draw(high: int) -> Tensor:
@@ -143,6 +160,9 @@ class PictureBank:
         left = draw(2**31) % (width - size + 1).clamp_min(1)
         step = torch.arange(size, device=self.planes.device)
         flip_rows, flip_columns, transpose = (draw(2).bool()[:, None] for _ in range(3))
+        if upright:  # else nothing is drawn, so that such recipes have the crops that they had
+            turning = (torch.rand((n, 1), generator=rng) >= upright).to(self.planes.device)
+            flip_rows, transpose = flip_rows & turning, transpose & turning
         rows = torch.where(flip_rows, size - 1 - step, step)[:, :, None].expand(n, size, size)
         columns = torch.where(flip_columns, size - 1 - step, step)[:, None, :].expand(n, size, size)
         turned = transpose[:, :, None]
@@ -465,6 +485,8 @@ class Mixer:
         tones: share of the samples, 0 to 1, that get paler or darker before they are degraded, so that scenes
             which are pale or dark by themselves are not taken for hazy or dimmed ones; not those of real
             pairs.
+        upright: share of the samples, 0 to 1, whose top stays on top; the others are in any of the eight
+            flips and rotations.
 
     Raises:
         RecipeError: a task asks for a source that the shards lack.
@@ -478,9 +500,11 @@ class Mixer:
         seed: int = 0,
         gray: float = 0.0,
         tones: float = 0.0,
+        upright: float = 0.0,
     ) -> None:
         self.shards, self.tasks = shards, list(tasks)
-        self.mixing, self.seed, self.gray, self.tones = mixing, seed, gray, tones
+        self.mixing, self.seed = mixing, seed
+        self.gray, self.tones, self.upright = gray, tones, upright
         self._shuffled: tuple[int, Tensor] | None = None
         self.weights = torch.tensor([task.weight for task in self.tasks], dtype=torch.float64)
         self.starts = torch.tensor([task.starts_at for task in self.tasks], dtype=torch.float64)
@@ -520,7 +544,7 @@ class Mixer:
         tasks: list[Task] = []
         chosen = self._counted(first, n) if self.mixing == "counted" else self._weighted(n, done, rng)
         for task, count, which in chosen:
-            planes = self.shards.banks[task.source].crops(count, size, rng, which)
+            planes = self.shards.banks[task.source].crops(count, size, rng, which, upright=self.upright)
             if self.tones and not task.is_paired:
                 planes = self._in_drawn_tones(planes, rng)
             pair = self._in_gray_or_color(task, planes, rng)
@@ -581,7 +605,8 @@ class Mixer:
         if task.source == "depth" and operator.kind == "haze":
             return operator.apply(clean, params, depth=depth_of(extra)), clean
         if task.streaks:
-            streaks = self.shards.banks["rain_pairs"].crops(len(clean), clean.shape[-1], rng)[:, 3:]
+            rainy = self.shards.banks["rain_pairs"]
+            streaks = rainy.crops(len(clean), clean.shape[-1], rng, upright=self.upright)[:, 3:]
             return operator.apply(clean, params, streaks=streaks), clean
         return operator.apply(clean, params), clean
 

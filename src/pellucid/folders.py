@@ -53,7 +53,15 @@ class FolderBank:
         """The same files, with crops on another device."""
         return FolderBank(self.source, self.root, self.pairs, device, self.workers)
 
-    def crops(self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None) -> Tensor:
+    def crops(
+        self,
+        n: int,
+        size: int,
+        rng: torch.Generator,
+        which: Tensor | None = None,
+        *,
+        upright: float = 0.0,
+    ) -> Tensor:
         """As `PictureBank.crops`: (n, K, size, size), the clean planes before those of the degraded picture.
 
         Raises:
@@ -64,7 +72,7 @@ class FolderBank:
         pictures = list(self._pool.map(self._read, chosen.tolist()))
         names = [self.names[i] for i in chosen.tolist()]
         bank = PictureBank.from_pictures(pictures, names).to(self.device)
-        return bank.crops(n, size, rng, torch.arange(n))
+        return bank.crops(n, size, rng, torch.arange(n), upright=upright)
 
     def picture(self, index: int) -> Tensor:
         """One whole picture: (K, H, W) float32 in [0, 1]."""

@@ -20,7 +20,13 @@ KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "cle
 # The loop saves no gradient scaler, so float16 is not among them.
 PRECISIONS = ("32-true", "bf16-mixed")
 MIXINGS = ("weighted", "counted")
-LOSSES = ("mixing", "fourier_weight", "balance_weight", "log_floor")  # keys that no recognizer heeds
+LOSSES = (
+    "mixing",
+    "fourier_weight",
+    "balance_weight",
+    "log_floor",
+    "upright",
+)  # keys that no recognizer heeds
 RESTORING = ("loss_weight", "starts_at", "repeat", "prompt")  # keys of tasks that no recognizer heeds
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("patch", "batch", "lots", "steps"), lambda v: v > 0, "above zero"),
@@ -31,7 +37,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "zero or more",
     ),
     (("fourier_weight", "balance_weight", "log_floor"), lambda v: v >= 0, "zero or more"),
-    (("gray", "tones"), lambda v: 0 <= v <= 1, "a share, 0 to 1"),
+    (("gray", "tones", "upright"), lambda v: 0 <= v <= 1, "a share, 0 to 1"),
     (("seed",), lambda v: 0 <= v < 2**63, "zero or more, below 2^63"),
     (("ema_decay",), lambda v: 0 <= v < 1, "zero or more, below one"),
     (("betas",), lambda v: all(0 <= beta < 1 for beta in v), "two values of zero or more, below one"),
@@ -69,6 +75,8 @@ class Recipe:
         gray: share of the pictures, clean and degraded, that lose their color (green in all channels).
         tones: share of the pictures that get paler or darker before they are degraded, but for real
             pairs and a recognizer's drawings.
+        upright: share of the pictures whose top stays on top, since haze lies upright; the others are in any
+            of eight flips and rotations.
         precision: one of `PRECISIONS`, Lightning Fabric's words. float32 replaces imitated bf16.
     """
 
@@ -95,6 +103,7 @@ class Recipe:
     log_floor: float = 0.0
     gray: float = 0.0
     tones: float = 0.0
+    upright: float = 0.0
     precision: str = "bf16-mixed"
 
     def to_dict(self) -> dict[str, Any]:
