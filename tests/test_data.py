@@ -110,6 +110,43 @@ def test_crops_take_all_eight_orientations_alike() -> None:
     assert min(counts.values()) > 60, counts  # the identity, (0, False), among them
 
 
+def test_a_share_of_the_crops_stays_upright_and_is_mirrored_at_most() -> None:
+    bank = PictureBank.from_pictures([coordinates(16, 16, 0, planes=3)], ["a"])
+    original = coordinates(16, 16, 0, planes=3)[..., :2].permute(2, 0, 1).int()
+
+    def found(upright: float) -> tuple[int, int]:
+        crops = (bank.crops(800, 16, rng(), upright=upright) * 255).round().int()[:, :2]
+        as_it_is, mirrored = (
+            sum(torch.equal(crop, x) for crop in crops) for x in (original, original.flip(2))
+        )
+        return as_it_is, mirrored
+
+    as_it_is, mirrored = found(1.0)
+    assert as_it_is + mirrored == 800 and min(as_it_is, mirrored) > 340
+    assert sum(found(0.5)) / 800 == pytest.approx(0.5 + 0.5 * 2 / 8, abs=0.06)
+
+
+def test_an_upright_mix_has_upright_crops_and_streaks(shards: Path) -> None:
+    loaded = load_shards(shards, "train")
+    seen: list[tuple[str, float]] = []
+
+    class Noting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __len__(self) -> int:
+            return len(loaded.banks[self.name])
+
+        def crops(self, *arguments, upright: float = 0.0, **keywords) -> torch.Tensor:
+            seen.append((self.name, upright))
+            return loaded.banks[self.name].crops(*arguments, upright=upright, **keywords)
+
+    noted = Shards({name: Noting(name) for name in ("clean", "rain_pairs")}, "")
+    rain = Task("rain", 1, "clean", "rain_streaks", streaks=True)
+    Mixer(noted, [rain], upright=0.7).batch(2, 16, rng())
+    assert seen == [("clean", 0.7), ("rain_pairs", 0.7)]
+
+
 def test_a_small_picture_repeats_its_edge() -> None:
     bank = PictureBank.from_pictures([coordinates(16, 20, 0)], ["a"])
     crops = (bank.crops(40, 24, rng()) * 255).round().int()

@@ -49,6 +49,17 @@ def test_pairs_stay_together(root: Path) -> None:
     assert set(clean.round().unique().tolist()) == {1.0, 2.0}
 
 
+def test_crops_may_stay_upright(root: Path) -> None:
+    darker_above = np.repeat(np.arange(32, dtype=np.uint8)[:, None, None] * 8, 48, axis=1).repeat(3, axis=2)
+    write_image(image_from_array(darker_above), root / "bsd400/2018.jpg", overwrite=True)
+    bank, first = load(root)["bsd400"], torch.zeros(40, dtype=torch.int64)
+    shares = [
+        float((crops[:, 0, 0] < crops[:, 0, -1]).all(dim=1).float().mean())
+        for crops in (bank.crops(40, 16, rng(), first, upright=upright) for upright in (1.0, 0.0))
+    ]
+    assert shares[0] == 1 and 0 < shares[1] < 0.6
+
+
 def test_clean_pictures_have_three_planes_and_can_be_named(root: Path) -> None:
     crops = load(root)["bsd400"].crops(2, 16, rng(), torch.tensor([2, 0]))
     assert crops.shape == (2, 3, 16, 16)

@@ -174,7 +174,7 @@ def test_keys_that_contradict_each_other_are_refused(
     ]
 
 
-@pytest.mark.parametrize("key", ["mixing", "log_floor", "fourier_weight", "balance_weight"])
+@pytest.mark.parametrize("key", ["mixing", "log_floor", "fourier_weight", "balance_weight", "upright"])
 def test_keys_of_a_restoring_loss_are_refused_for_a_recognizer(key: str) -> None:
     values = {**GOOD, "model": "recognizer", key: "counted" if key == "mixing" else 0.5}
     assert faults(values) == [f"{key} has no meaning for recognizer, which restores nothing"]

@@ -184,6 +184,22 @@ def test_a_kill_before_the_manifest_costs_nothing(photographs: Path, tmp_path: P
     assert rows(shards) == rows(tmp_path / "whole")
 
 
+def test_two_at_once_do_not_lose_each_others_pictures(photographs: Path, tmp_path: Path) -> None:
+    shards, refused = tmp_path / "shards", []
+
+    def add_more(done: int, total: int) -> None:
+        if done == 7:
+            with pytest.raises(
+                InputError, match="Another process adds pictures to .* Wait for it"
+            ) as refusal:
+                prepare_shards(photographs, shards)
+            refusals.append(refusal)
+
+    assert prepare_shards(photographs, shards, progress=add_more).train == 18
+    assert refused == [7] and len(rows(shards)) == 20
+    assert prepare_shards(photographs, shards).known == 20
+
+
 def test_wrong_requests_are_refused_in_words(photographs: Path, dark: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     with pytest.raises(UnknownNameError, match="no kind of pairs called 'rain'"):

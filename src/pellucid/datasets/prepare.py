@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from pellucid.checkpoint import hash_file
@@ -75,7 +77,8 @@ def prepare_shards(
     Raises:
         UnknownNameError: no such kind of pairs.
         InputError: a folder can't be listed, read or written, holds no pictures or other files than shards,
-            its manifest can't be read, names have no partner, or `held_out` is no such share.
+            another process adds to it, its manifest can't be read, names have no partner, or `held_out` is no
+            such share.
     """
     if not 0 <= held_out < 1:
         raise InputError(f"held_out is {held_out}; expected a share of 0 or more, below 1.")
@@ -89,33 +92,34 @@ def prepare_shards(
             f"{target} lies in {folder}, whose pictures are to be added. Name a folder beside it."
         )
     sources = _pairs(folder) if kind else {path: [path] for path in pictures_below(folder)}
-    rows = _open(target)
-    roles = KINDS[kind] if kind else ("drawing" if drawings else "clean",)
-    known = {row["made_of"] for row in rows if "made_of" in row}
-    counts = Counter(row["split"] for row in rows if row["role"] == roles[0])
-    sides = _Sides(target, rows)
-    found = Prepared()
-    # by their hashes, so that chance chooses what is held out, and the same each time
-    hashed = sorted(_hashed(sources, found.left_out).items())
-    for done, (made_of, files) in enumerate(hashed, 1):
-        if made_of in known:
-            found.known += 1
-        elif (pictures := _read(files, long_side, found.left_out)) is not None:
-            names = [f"{role}/{_plain(files[0].stem)}-{made_of[:12]}.png" for role in roles]
-            hashes = [_store(pixels, target / name) for pixels, name in zip(pictures, names, strict=True)]
-            scene = _scene(pictures[0])
-            split = sides.of(scene, hashes) or _lacking(counts, held_out)
-            for role, name, sha256 in zip(roles, names, hashes, strict=True):
-                row = {"path": name, "split": split, "role": role, "sha256": sha256}
-                rows.append(row | {"made_of": made_of, "scene": "" if scene is None else f"{scene:016x}"})
-            sides.add(scene, hashes, split)
-            counts[split] += 1
-            found.val += split == "val"
-            found.train += split == "train"
-        if progress is not None:
-            progress(done, len(hashed))
-    _write(rows, target)
-    return found
+    with _held(target):
+        rows = _open(target)
+        roles = KINDS[kind] if kind else ("drawing" if drawings else "clean",)
+        known = {row["made_of"] for row in rows if "made_of" in row}
+        counts = Counter(row["split"] for row in rows if row["role"] == roles[0])
+        sides = _Sides(target, rows)
+        found = Prepared()
+        # by their hashes, so that chance chooses what is held out, and the same each time
+        hashed = sorted(_hashed(sources, found.left_out).items())
+        for done, (made_of, files) in enumerate(hashed, 1):
+            if made_of in known:
+                found.known += 1
+            elif (pictures := _read(files, long_side, found.left_out)) is not None:
+                names = [f"{role}/{_plain(files[0].stem)}-{made_of[:12]}.png" for role in roles]
+                hashes = [_store(pixels, target / name) for pixels, name in zip(pictures, names, strict=True)]
+                scene = _scene(pictures[0])
+                split = sides.of(scene, hashes) or _lacking(counts, held_out)
+                for role, name, sha256 in zip(roles, names, hashes, strict=True):
+                    row = {"path": name, "split": split, "role": role, "sha256": sha256}
+                    rows.append(row | {"made_of": made_of, "scene": "" if scene is None else f"{scene:016x}"})
+                sides.add(scene, hashes, split)
+                counts[split] += 1
+                found.val += split == "val"
+                found.train += split == "train"
+            if progress is not None:
+                progress(done, len(hashed))
+        _write(rows, target)
+        return found
 
 
 class _Sides:
@@ -249,10 +253,28 @@ def _reduced(pixels: Tensor, long_side: int) -> Tensor:
     return small[0].round().clamp(0, 255).byte().permute(1, 2, 0)
 
 
-def _open(shards: Path) -> list[dict[str, Any]]:
-    """The rows of a folder of shards, made with none if it is not there."""
+@contextmanager
+def _held(shards: Path) -> Generator[None]:
+    """Make the folder, and hold it against other processes, of which one manifest would be lost."""
+    lock = FileLock(shards / ".lock", timeout=0)
     try:
         shards.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"Another process adds pictures to {shards} now. Wait for it, or name another folder."
+        ) from error
+    except OSError as error:
+        raise write_refusal(shards, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open(shards: Path) -> list[dict[str, Any]]:
+    """The rows of a folder of shards; none, in a manifest of its own, if it is empty."""
+    try:
         if not any(path.name[0] != "." for path in shards.iterdir()):
             _write([], shards)
     except OSError as error:
