@@ -189,11 +189,9 @@ def test_two_at_once_do_not_lose_each_others_pictures(photographs: Path, tmp_pat
 
     def add_more(done: int, total: int) -> None:
         if done == 7:
-            with pytest.raises(
-                InputError, match="Another process adds pictures to .* Wait for it"
-            ) as refusal:
+            with pytest.raises(InputError, match=r"Another process adds pictures to .* Wait for it"):
                 prepare_shards(photographs, shards)
-            refusals.append(refusal)
+            refused.append(done)
 
     assert prepare_shards(photographs, shards, progress=add_more).train == 18
     assert refused == [7] and len(rows(shards)) == 20
