@@ -20,6 +20,7 @@ from pellucid.errors import (
     OutputExistsError,
     UnsupportedDtypeError,
 )
+from pellucid.light import LightRule
 from pellucid.restorer import TorchRestorer, load
 from pellucid.tiling import smallest_tile
 
@@ -123,6 +124,15 @@ def test_out_of_memory_an_engine_gets_smaller_tiles(exported):
     engine._session.told = "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : ..."
     with pytest.raises(Exception, match="INVALID_ARGUMENT"):
         restorer(probe_picture(320)[0])
+
+
+@pytest.mark.parametrize("format_name", engines.FORMATS)
+def test_an_engine_sees_haze_from_afar_as_the_network_does(format_name, exported, tiny_checkpoints):
+    picture, rule = probe_picture(200)[0], LightRule(views=(2, 3))
+    network, engine = tool(tiny_checkpoints["daair_s"]), load(exported["daair_s", format_name], guard=False)
+    seen, alone = network.run(picture, light=rule), network.run(picture)
+    assert float((seen - alone).abs().max()) > 0.01
+    assert torch.allclose(engine.run(picture, light=rule), seen, rtol=0, atol=1e-4)
 
 
 def test_large_pictures_are_torchs_in_strips(exported, tiny_checkpoints):
