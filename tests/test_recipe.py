@@ -76,6 +76,7 @@ def test_its_plain_values_make_it_again() -> None:
         ("weight_decay", -0.1, "weight_decay is -0.1; expected zero or more"),
         ("fourier_weight", -0.1, "fourier_weight is -0.1; expected zero or more"),
         ("gray", 1.5, "gray is 1.5; expected a share, 0 to 1"),
+        ("upright", -0.1, "upright is -0.1; expected a share, 0 to 1"),
         ("ema_decay", 1.0, "ema_decay is 1.0; expected zero or more, below one"),
         ("betas", [0.9], "betas is [0.9]; expected tuple[float, float]"),
         ("betas", 0.9, "betas is 0.9; expected tuple[float, float]"),

@@ -22,7 +22,7 @@ import pellucid
 from pellucid import checkpoint, weights
 from pellucid import train as training
 from pellucid.checkpoint import Checkpoint
-from pellucid.data import Task, load_shards, read_rgb8
+from pellucid.data import Mixer, Task, load_shards, read_rgb8
 from pellucid.datasets.training_pictures import TrainingPictures
 from pellucid.errors import (
     CheckpointError,
@@ -186,6 +186,18 @@ def test_apples_gpus_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert training._launch_fabric("32-true", "auto", 1, 1).device.type == "cpu"
+
+
+def test_a_recipes_shares_reach_the_mix(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    mixes: list[Mixer] = []
+
+    def noted(*arguments: Any, **keywords: Any) -> Mixer:
+        mixes.append(Mixer(*arguments, **keywords))
+        return mixes[-1]
+
+    monkeypatch.setattr(training, "Mixer", noted)
+    train(replace(RECIPE, steps=1, gray=0.1, tones=0.2, upright=0.3), photos, tmp_path / "run", device="cpu")
+    assert (mixes[-1].gray, mixes[-1].tones, mixes[-1].upright) == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.parametrize(("noise", "clean", "counts"), [(1.0, 1e-9, True), (1e-9, 1.0, False)])

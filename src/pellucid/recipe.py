@@ -20,13 +20,8 @@ KINDS = ("noise", "rain", "haze", "blur", "low_light", "jpeg", "composite", "cle
 # The loop saves no gradient scaler, so float16 is not among them.
 PRECISIONS = ("32-true", "bf16-mixed")
 MIXINGS = ("weighted", "counted")
-LOSSES = (
-    "mixing",
-    "fourier_weight",
-    "balance_weight",
-    "log_floor",
-    "upright",
-)  # keys that no recognizer heeds
+# keys that no recognizer heeds, which restores nothing and sees every picture upright
+OF_RESTORERS = ("mixing", "fourier_weight", "balance_weight", "log_floor", "upright")
 RESTORING = ("loss_weight", "starts_at", "repeat", "prompt")  # keys of tasks that no recognizer heeds
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("patch", "batch", "lots", "steps"), lambda v: v > 0, "above zero"),
@@ -166,7 +161,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     ):
         faults.append("tasks: at least one task with a weight above zero that starts at 0 is needed")
     if not faults:
-        faults = _unheeded(good["model"], LOSSES, good) + [
+        faults = _unheeded(good["model"], OF_RESTORERS, good) + [
             f"tasks.{i}: {fault}" for i, task in enumerate(tasks) for fault in _faults_beside(good, task)
         ]
     if faults:

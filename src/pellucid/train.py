@@ -148,9 +148,8 @@ def train(
 
     fabric = _launch_fabric(precision, device, processes, nodes)
     training, validation = training.to(fabric.device), validation.to(fabric.device)
-    mixer = Mixer(
-        training, recipe.tasks, recipe.mixing, recipe.seed, recipe.gray, recipe.tones, recipe.upright
-    )
+    shares = {"gray": recipe.gray, "tones": recipe.tones, "upright": recipe.upright}
+    mixer = Mixer(training, recipe.tasks, recipe.mixing, recipe.seed, **shares)
     kinds = {"clean", *(task.kind for task in recipe.tasks)}
     prompts: tuple[str, ...] = config.prompts if spec.guided else ()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

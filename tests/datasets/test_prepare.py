@@ -219,8 +219,10 @@ def test_wrong_requests_are_refused_in_words(photographs: Path, dark: Path, tmp_
     with pytest.raises(InputError, match=r"pictures without a partner: 1\. Each needs one of the same name"):
         prepare_shards(dark, shards, kind="blur")
     assert not shards.exists()
+    held = sorted(dark.iterdir())
     with pytest.raises(InputError, match=r"manifest\.json can't be read .* name a folder that is empty"):
         prepare_shards(photographs, dark)
+    assert sorted(dark.iterdir()) == held
     shards.write_text("a file")
     with pytest.raises(InputError, match="can't be written"):
         prepare_shards(photographs, shards)

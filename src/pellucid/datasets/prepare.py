@@ -61,7 +61,8 @@ def prepare_shards(
 ) -> Prepared:
     """Add the pictures of a folder, searched in depth, to a folder of shards, which is made if missing.
 
-    The manifest is written last, so what a kill interrupts is done again by the same call.
+    The manifest is written last, so what a kill interrupts is done again by the same call. A hidden file
+    `.lock`, by which one process at a time adds to the folder, stays there.
 
     Args:
         folder: clean pictures; with `kind`, two folders `degraded` and `clean`, whose pictures have the same
@@ -255,10 +256,12 @@ def _reduced(pixels: Tensor, long_side: int) -> Tensor:
 
 @contextmanager
 def _held(shards: Path) -> Generator[None]:
-    """Make the folder, and hold it against other processes, of which one manifest would be lost."""
+    """Make the folder, and hold it against other processes: of two manifests only one would stay."""
     lock = FileLock(shards / ".lock", timeout=0)
     try:
         shards.mkdir(parents=True, exist_ok=True)
+        if not _is_empty(shards):
+            _rows(shards)  # refuses a folder of other files before anything is written into it
         lock.acquire()
     except Timeout as error:
         raise InputError(
@@ -273,12 +276,21 @@ def _held(shards: Path) -> Generator[None]:
 
 
 def _open(shards: Path) -> list[dict[str, Any]]:
-    """The rows of a folder of shards; none, in a manifest of its own, if it is empty."""
+    """The rows of a folder of shards; an empty one gets a manifest without any."""
     try:
-        if not any(path.name[0] != "." for path in shards.iterdir()):
+        if _is_empty(shards):
             _write([], shards)
     except OSError as error:
         raise write_refusal(shards, error) from error
+    return _rows(shards)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it holds nothing, but for hidden files."""
+    return all(path.name[0] == "." for path in folder.iterdir())
+
+
+def _rows(shards: Path) -> list[dict[str, Any]]:
     try:
         return read_manifest(shards)
     except RecipeError as error:
