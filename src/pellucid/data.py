@@ -75,13 +75,7 @@ class Bank(Protocol):
         ...
 
     def crops(
-        self,
-        n: int,
-        size: int,
-        rng: torch.Generator,
-        which: Tensor | None = None,
-        *,
-        upright: float = 0.0,
+        self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None, upright: float = 0.0
     ) -> Tensor:
         """Random crops: (n, K, size, size) float32 in [0, 1]."""
         ...
@@ -136,13 +130,7 @@ class PictureBank:
         return PictureBank(planes, offsets, self.heights.to(device), self.widths.to(device), self.names)
 
     def crops(
-        self,
-        n: int,
-        size: int,
-        rng: torch.Generator,
-        which: Tensor | None = None,
-        *,
-        upright: float = 0.0,
+        self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None, upright: float = 0.0
     ) -> Tensor:
         """Random crops, each in one of the eight flips and rotations: (n, K, size, size) float32 in [0, 1].
 

@@ -54,13 +54,7 @@ class FolderBank:
         return FolderBank(self.source, self.root, self.pairs, device, self.workers)
 
     def crops(
-        self,
-        n: int,
-        size: int,
-        rng: torch.Generator,
-        which: Tensor | None = None,
-        *,
-        upright: float = 0.0,
+        self, n: int, size: int, rng: torch.Generator, which: Tensor | None = None, upright: float = 0.0
     ) -> Tensor:
         """As `PictureBank.crops`: (n, K, size, size), the clean planes before those of the degraded picture.
 
