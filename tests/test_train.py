@@ -569,6 +569,15 @@ def test_a_resumed_run_keeps_its_minutes_unless_it_gets_others_or_other_steps() 
     assert len(changes) == 2
 
 
+def test_a_state_from_before_a_key_was_trained_by_its_default() -> None:
+    progress = Progress()
+    progress.go_on(RECIPE, "data", 5.0)
+    del progress.parts[0]["recipe"]["upright"]
+    assert progress.go_on(RECIPE, "data", None) == (RECIPE, 5.0, [])
+    _, _, changes = progress.go_on(replace(RECIPE, upright=0.3), "data", None)
+    assert changes == ["From step 0 on: upright was 0.0, is 0.3."]
+
+
 def test_a_resumed_run_keeps_its_steps() -> None:
     progress = Progress()
     longer = replace(RECIPE, steps=9)

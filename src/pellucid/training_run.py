@@ -86,9 +86,10 @@ class Progress:
         if self.done(recipe, minutes) >= 1:
             spent = f"{minutes:g} minutes" if minutes else f"{self.step} of {recipe.steps} steps"
             return recipe, minutes, [f"Nothing is left to do: {spent} are over."]
-        before = last["recipe"]
-        differing = [key for key in plain if plain[key] != before.get(key)]
-        changed = [f"{key} was {before.get(key)}, is {plain[key]}" for key in differing if key != "tasks"]
+        # A state from before a key existed was trained by that key's default.
+        before = json.loads(json.dumps(Recipe("", "", ()).to_dict())) | last["recipe"]
+        differing = [key for key in plain if plain[key] != before[key]]
+        changed = [f"{key} was {before[key]}, is {plain[key]}" for key in differing if key != "tasks"]
         if "tasks" in differing:
             changed.append("the mix of tasks differs")
         if data_hash != last["training_data_sha256"]:
