@@ -120,7 +120,7 @@ def measure_strength(name: str, params: Any, before: Tensor, after: Tensor) -> f
             return _radius(frame_kernel(params, 0))
         case "motion_blur":
             return _radius(motion_kernel(params, 0))
-        case "low_light" | "low_light_pairs":
+        case "low_light" | "underexposure" | "low_light_pairs":
             return float(torch.log2(_light(before) / _light(after)))
         case "jpeg":
             return float(params.quality[0] or 100)

@@ -121,6 +121,7 @@ class Degradation(ABC):
     name: str
     kind: str  # "noise", "rain", "haze", "blur", "low_light", "jpeg" or "composite"
     params_type: type[Params]
+    in_mixes: bool = True  # whether a `Composite` that chooses by chance may choose it
 
     @abstractmethod
     def draw(self, rng: torch.Generator, n: int) -> Params:

@@ -60,7 +60,7 @@ class Composite(Degradation):
 
     Args:
         operators: the operators that every picture gets; none: two or three kinds by chance, and of each kind
-            one of the registered operators.
+            one of the registered operators that are `in_mixes`.
 
     Raises:
         InputError: operators of one kind, or of a kind that has no place in `ORDER`.
@@ -108,7 +108,7 @@ def _some_kinds(rng: torch.Generator) -> tuple[Degradation, ...]:
     by_kind: dict[str, list[Degradation]] = {kind: [] for kind in ORDER}
     for name in degradations.names():
         operator = degradations.get(name)
-        if operator.kind in by_kind:
+        if operator.kind in by_kind and operator.in_mixes:
             by_kind[operator.kind].append(operator)
     how_many = int(torch.randint(2, 4, (), generator=rng))
     kinds = [ORDER[i] for i in torch.randperm(len(ORDER), generator=rng)[:how_many].tolist()]
