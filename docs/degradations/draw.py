@@ -25,6 +25,7 @@ PICTURES = {
     "frame_average": ("astronaut", (0, 120), 7),
     "defocus_blur": ("astronaut", (0, 120), 6),
     "low_light": ("coffee", (60, 200), 14),
+    "underexposure": ("coffee", (60, 200), 5),
     "jpeg": ("chelsea", (30, 90), 15),
     "composite": ("astronaut", (0, 120), 19),
 }
