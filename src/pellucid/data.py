@@ -655,6 +655,7 @@ VALIDATION_TASKS = (
     ("haze_depth", Task("haze", 1, "depth", "haze")),
     ("haze_outdoor", Task("haze", 1, "clean", "haze")),
     ("low_light", Task("low_light", 1, "low_light_pairs")),
+    ("underexposure", Task("low_light", 1, "clean", "underexposure")),
     ("blur_camera", Task("blur", 1, "blur_pairs")),
     ("blur_motion", Task("blur", 1, "clean", "motion_blur")),
     ("blur_defocus", Task("blur", 1, "clean", "defocus_blur")),
