@@ -120,6 +120,21 @@ def test_small_pictures_are_unknown(recognizer):
     assert (small.verdict, small.familiar) == ("unknown", False)
 
 
+@pytest.mark.parametrize(("levels", "plain"), [(0, True), (1, True), (2, False)])
+def test_nothing_is_wrong_with_one_color(levels: int, plain: bool, monkeypatch) -> None:
+    asked: list[torch.Tensor] = []
+    network = torch.nn.Module()
+    network.config = CONFIG
+    dark = Recognizer(network)
+    monkeypatch.setattr(dark, "ask", lambda pixels: asked.append(pixels) or answers(low_light=5.0))
+    picture = torch.full((3, 40, 50), 10 / 255)
+    picture[1, 7, 9] += levels / 255
+    found = dark.diagnose(picture)
+    assert found.verdict == ("nothing wrong" if plain else "degraded")
+    assert found.needs_nothing() is plain
+    assert len(asked) == (not plain)
+
+
 def test_beside_a_blur_a_trace_of_haze_changes_no_light():
     assert conclude(answers(blur=5.0, haze=-0.1), CONFIG).keeps_light
     assert not conclude(answers(blur=5.0, haze=0.1), CONFIG).keeps_light  # present

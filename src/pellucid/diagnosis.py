@@ -22,6 +22,7 @@ from pellucid.picture import Picture, open_picture
 
 DEFAULT = "recognizer"
 LEAST_SIDE = 32  # pixels; smaller pictures show too little
+ONE_COLOR = 1.01 / 255  # range of values, of a channel, up to which it is of one color
 PRESENT = 0.5  # probability from which a kind counts as present, and a picture rather as good than not
 # Between these a kind is left open. A picture with nothing present and a kind left open is neither good nor
 # bad.
@@ -31,7 +32,7 @@ FAINT = 0.06  # probability up to which a kind is surely not there
 HARDLY = 0.1  # probability up to which a kind must not change the light
 FROM_AFAR = 0.9  # probability of haze in a reduced copy from which a large picture is hazy
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 9  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
+GUARD_RULE = 10  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
 
 
 @dataclass(frozen=True)
@@ -208,12 +209,21 @@ class Recognizer:
 
     def _conclude(self, pixels: Tensor) -> Diagnosis:
         large_enough = min(pixels.shape[-2:]) >= LEAST_SIDE
+        if large_enough and is_of_one_color(pixels):
+            absent = dict.fromkeys(self.config.kinds, 0.0)
+            return Diagnosis("nothing wrong", (), absent, 1.0, {}, 0.0, True, self.name, 0.0)
         return conclude(self.ask(pixels[None]), self.config, name=self.name, large_enough=large_enough)
 
     @torch.inference_mode()
     def ask(self, pixels: Tensor) -> Answers:
         """The network's own answers about (1, 3, H, W) in [0, 1], on the CPU."""
         return Answers(*(t.float().cpu() for t in self.network(pixels.to(self.device))))
+
+
+def is_of_one_color(pixels: Tensor) -> bool:
+    """Whether no channel of (3, H, W) in [0, 1] differs by more than a gray level: black is no darkness."""
+    lowest, highest = pixels.flatten(1).aminmax(dim=1)
+    return bool((highest - lowest).max() <= ONE_COLOR)
 
 
 def calibrate(logits: Tensor, config: Any) -> Tensor:
