@@ -221,7 +221,8 @@ def test_haze_is_the_share_of_light_lost():
 def test_darkness_is_counted_in_stops():
     light = torch.full((1, 3, 32, 32), 0.8)
     dark = light * 0.25 ** (1 / 2.2)  # a quarter of the linear light
-    assert measure_strength("low_light_pairs", None, light, dark) == pytest.approx(2, abs=0.01)
+    for name in ("low_light_pairs", "low_light", "underexposure"):
+        assert measure_strength(name, None, light, dark) == pytest.approx(2, abs=0.01)
 
 
 def test_blur_is_the_kernels_radius():

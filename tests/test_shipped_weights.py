@@ -9,6 +9,7 @@ from pellucid import load
 from pellucid.degradations.film_grain import FilmGrain, FilmGrainParams
 from pellucid.diagnosis import Recognizer
 from pellucid.metrics.psnr_rgb import psnr_rgb
+from pellucid.srgb import to_encoded, to_linear
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,15 @@ def test_noise_is_seen_in_a_picture_smaller_than_a_crop(recognizer, side):
 @pytest.mark.parametrize("photograph", [GRAY, COLOR], ids=["gray", "color"])
 def test_clean_photographs_need_nothing(recognizer, photograph):
     assert recognizer(photograph).needs_nothing()
+
+
+@pytest.mark.parametrize("stops", [2, 3.5])
+@pytest.mark.parametrize("photograph", [data.rocket(), data.chelsea()], ids=["rocket", "chelsea"])
+def test_underexposure_without_noise_is_seen(recognizer, photograph, stops):
+    light = torch.from_numpy(photograph.copy()).permute(2, 0, 1).float() / 255
+    assert recognizer(light).needs_nothing()
+    found = recognizer((to_encoded(to_linear(light) / 2**stops) * 255).round() / 255)
+    assert "low_light" in found.present and not found.needs_nothing()
 
 
 def plain(*color: int) -> torch.Tensor:

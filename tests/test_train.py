@@ -573,6 +573,7 @@ def test_a_state_from_before_a_key_was_trained_by_its_default() -> None:
     progress = Progress()
     progress.go_on(RECIPE, "data", 5.0)
     del progress.parts[0]["recipe"]["upright"]
+    del progress.parts[0]["recipe"]["tasks"][0]["loss_weight"]
     assert progress.go_on(RECIPE, "data", None) == (RECIPE, 5.0, [])
     _, _, changes = progress.go_on(replace(RECIPE, upright=0.3), "data", None)
     assert changes == ["From step 0 on: upright was 0.0, is 0.3."]

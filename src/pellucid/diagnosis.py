@@ -32,7 +32,7 @@ FAINT = 0.06  # probability up to which a kind is surely not there
 HARDLY = 0.1  # probability up to which a kind must not change the light
 FROM_AFAR = 0.9  # probability of haze in a reduced copy from which a large picture is hazy
 KEEPS_LIGHT = ("blur", "jpeg")  # kinds that leave local means of light as they are
-GUARD_RULE = 10  # raised when the guard does otherwise by the same diagnosis: a setting of every journal
+GUARD_RULE = 10  # raised when guard or diagnosis follow another rule: a setting of every journal
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Diagnosis:
         verdict: "degraded"; "nothing wrong" (surely); "unknown": a picture unlike those of training, too
             small, or one about which the probabilities leave it open.
         present: the kinds that are there, the most probable first.
-        probabilities: of each kind, calibrated.
-        nothing_wrong: probability that none is there, calibrated.
+        probabilities: of each kind, calibrated; by rule 0 in a picture of one color.
+        nothing_wrong: probability that none is there, calibrated; by rule 1 in a picture of one color.
         strengths: of the kinds that are present, in the units of `pellucid.models.recognizer.SCALES`.
         novelty: how far the picture is from those of training; about 1 for such ones.
         familiar: whether novelty and size are such that the rest may be relied on.

@@ -28,7 +28,7 @@ from pellucid.checkpoint import Checkpoint, save_tensors
 from pellucid.data import Shards, write_rgb8
 from pellucid.errors import CheckpointError, InputError, OutputExistsError, RecipeError, TrainingError, reason
 from pellucid.models import ModelSpec
-from pellucid.recipe import Recipe
+from pellucid.recipe import Recipe, Task
 
 _FREE_SPACE = (
     "Free some space or look at the permissions, then go on from the last saved state with --resume."
@@ -88,6 +88,7 @@ class Progress:
             return recipe, minutes, [f"Nothing is left to do: {spent} are over."]
         # A state from before a key existed was trained by that key's default.
         before = json.loads(json.dumps(Recipe("", "", ()).to_dict())) | last["recipe"]
+        before["tasks"] = [asdict(Task("", 0, "")) | task for task in before["tasks"]]
         differing = [key for key in plain if plain[key] != before[key]]
         changed = [f"{key} was {before[key]}, is {plain[key]}" for key in differing if key != "tasks"]
         if "tasks" in differing:

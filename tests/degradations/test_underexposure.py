@@ -7,7 +7,7 @@ from pellucid.degradations.underexposure import Underexposure
 from pellucid.srgb import to_linear
 
 
-def test_draws_are_one_to_four_stops_darker_with_their_colors_right() -> None:
+def test_draws_are_darker_by_1_3_to_4_stops_with_their_colors_right() -> None:
     clean = torch.rand((64, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     params = Underexposure().draw(torch.Generator().manual_seed(1), 64)
     bare = replace(params, shot=(0.0,) * 64, read=(0.0,) * 64, quantize=(False,) * 64)
@@ -27,6 +27,7 @@ def test_half_of_the_draws_have_noise_and_that_is_weak() -> None:
     assert 160 < sum(noisy) < 240
     assert max(params.shot) <= 5e-5
     assert max(params.read) <= 3e-4
+    assert 290 < sum(params.quantize) < 350
 
 
 def test_mixes_by_chance_are_dark_as_lol_is() -> None:

@@ -1,4 +1,4 @@
-"""A scene that got too little of the light: the same picture, one to four stops darker."""
+"""A scene that got too little of the light: the same picture, 1.3 to 4 stops darker."""
 
 import torch
 
@@ -10,15 +10,15 @@ class Underexposure(LowLight):
     """A picture that an ordinary camera took with too short an exposure.
 
     Unlike `LowLight`, which follows LOL-v1, its colors and its contrast are right, its noise is that of a
-    camera in daylight, or none, and it is as little as 1.3 stops too dark. Nothing tells its darkness but its
-    tones: no part of it is bright.
+    camera in daylight, or none, and it is as little as 1.3 stops too dark. Where it has none, only its tones
+    tell that it is dark: no part of it is bright.
 
     Args:
         exposures: lowest and highest factor on linear light, drawn log-uniformly.
     """
 
     name = "underexposure"
-    in_mixes = False  # whose darkness is that of `LowLight`
+    in_mixes = False  # mixes, those of validation among them, have the darkness of `LowLight`
 
     def __init__(self, exposures: tuple[float, float] = (1 / 16, 1 / 2.5)) -> None:
         super().__init__(exposures)
