@@ -222,8 +222,8 @@ class Recognizer:
 
 def is_of_one_color(pixels: Tensor) -> bool:
     """Whether no channel of (3, H, W) in [0, 1] differs by more than a gray level: black is no darkness."""
-    lowest, highest = pixels.flatten(1).aminmax(dim=1)
-    return bool((highest - lowest).max() <= ONE_COLOR)
+    few = pixels[:, ::16, ::16]  # which tell nearly every picture apart, at a hundredth of the time
+    return all(bool((part.amax((1, 2)) - part.amin((1, 2))).max() <= ONE_COLOR) for part in (few, pixels))
 
 
 def calibrate(logits: Tensor, config: Any) -> Tensor:

@@ -77,7 +77,7 @@ class Progress:
                 minutes = last["minutes"]
         if steps is not None:
             recipe = replace(recipe, steps=steps)
-        plain: dict[str, Any] = json.loads(json.dumps(recipe.to_dict()))  # as a saved state has it
+        plain = _as_saved(recipe)
         part = {"from_step": self.step, "recipe": plain, "training_data_sha256": data_hash}
         part |= {"minutes": minutes, "steps": steps}
         if last is None:
@@ -87,7 +87,7 @@ class Progress:
             spent = f"{minutes:g} minutes" if minutes else f"{self.step} of {recipe.steps} steps"
             return recipe, minutes, [f"Nothing is left to do: {spent} are over."]
         # A state from before a key existed was trained by that key's default.
-        before = json.loads(json.dumps(Recipe("", "", ()).to_dict())) | last["recipe"]
+        before = _as_saved(Recipe("", "", ())) | last["recipe"]
         before["tasks"] = [asdict(Task("", 0, "")) | task for task in before["tasks"]]
         differing = [key for key in plain if plain[key] != before[key]]
         changed = [f"{key} was {before[key]}, is {plain[key]}" for key in differing if key != "tasks"]
@@ -102,6 +102,11 @@ class Progress:
         else:
             last["steps"] = steps
         return recipe, minutes, [f"From step {self.step} on: {words}." for words in changed]
+
+
+def _as_saved(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's plain values as a saved state has them, with lists in place of tuples."""
+    return json.loads(json.dumps(recipe.to_dict()))
 
 
 @dataclass(frozen=True)
