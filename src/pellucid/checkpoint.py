@@ -26,6 +26,7 @@ from pellucid.errors import (
     InputError,
     UnsafeCheckpointError,
     reason,
+    some,
 )
 from pellucid.models import ModelSpec
 
@@ -180,9 +181,8 @@ class Checkpoint:
             elif name in own and not bool(torch.isfinite(tensor.to(own[name].dtype)).all()):
                 faults.append(f"has NaN or infinity in {name}")
         if faults:
-            more = f" and {len(faults) - 5} more faults" if len(faults) > 5 else ""
             raise CheckpointMismatchError(
-                f"The checkpoint does not fit {self.model}: it {'; '.join(faults[:5])}{more}. "
+                f"The checkpoint does not fit {self.model}: it {some(faults, '; it ')}. "
                 "Use the file this model was trained to, or convert it again."
             )
         with _plain_torch():

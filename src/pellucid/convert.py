@@ -36,6 +36,7 @@ from pellucid.errors import (
     InputError,
     OutputExistsError,
     UnsafeCheckpointError,
+    some,
 )
 from pellucid.models.dfpir import PROMPTS, DFPIRConfig, from_official, official_shapes, sort_permutations
 
@@ -244,8 +245,8 @@ def _find_expansion(sizes: list[tuple[int, int]]) -> float:
 def _check_tensors(theirs: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     missing = [key for key in expected if key not in theirs]
     unknown = [key for key in theirs if key not in expected]
-    faults = [f"lacks {_some(missing)}"] if missing else []
-    faults += [f"has the unknown {_some(unknown)}"] if unknown else []
+    faults = [f"lacks {some(missing)}"] if missing else []
+    faults += [f"has the unknown {some(unknown)}"] if unknown else []
     for key, tensor in theirs.items():
         if key in expected and tensor.shape != expected[key]:
             faults.append(f"has {key} as {tuple(tensor.shape)}, expected {tuple(expected[key])}")
@@ -256,14 +257,8 @@ def _check_tensors(theirs: Mapping[str, Tensor], expected: Mapping[str, torch.Si
             faults.append(f"has NaN or infinity in {key}")
     if faults:
         raise CheckpointMismatchError(
-            f"The checkpoint does not fit DFPIR: it {_some(faults, '; it ')}. Give the authors' file, whole."
+            f"The checkpoint does not fit DFPIR: it {some(faults, '; it ')}. Give the authors' file, whole."
         )
-
-
-def _some(words: Sequence[str], separator: str = ", ") -> str:
-    """The first of `words`, and how many more there are."""
-    more = f" and {len(words) - 5} more" if len(words) > 5 else ""
-    return separator.join(words[:5]) + more
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -304,7 +299,7 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
     tensors = cast(dict[Any, Any], content)
     if strange := [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(
-            f"{path} has entries that are not tensors: {_some(strange)}. "
+            f"{path} has entries that are not tensors: {some(strange)}. "
             "Expected a dict of tensors, or one with such a dict under 'state_dict'."
         )
     return {str(key): tensor for key, tensor in tensors.items()}
@@ -332,7 +327,7 @@ def _unpickle(message: Message) -> Message:
         tensors = _tensors_of(torch.load(path, map_location="cpu", weights_only=True, mmap=zipped), path)
         if strange := [name for name, tensor in tensors.items() if not _is_dense(tensor)]:
             raise CheckpointMismatchError(
-                f"{path} lacks memory for each number of {_some(strange)}; expected dense tensors. "
+                f"{path} lacks memory for each number of {some(strange)}; expected dense tensors. "
                 "Give the authors' file, whole."
             )
         whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}

@@ -46,6 +46,7 @@ A message says what was found, what was expected, and the next step.
 """
 
 import errno
+from collections.abc import Sequence
 
 
 class PellucidError(Exception):
@@ -290,6 +291,12 @@ class StorageError(ServiceError):
 def reason(error: Exception) -> str:
     """Why the system refused, in its own words."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def some(words: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+    """The first of `words`, and how many more there are."""
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return separator.join(words[:most]) + more
 
 
 def write_refusal(path: object, error: Exception) -> InputError:

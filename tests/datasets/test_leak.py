@@ -145,7 +145,7 @@ def test_an_error_names_the_first_five() -> None:
 
     leaks = tuple(Leak(f"a{i}", f"b{i}", "file") for i in range(7))
     told = str(LeakReport(10, 8, leaks, {}))
-    assert told.startswith("7 of 8 test pictures") and told.endswith("b4 as a4 (file), and 2 more")
+    assert told.startswith("7 of 8 test pictures") and told.endswith("b4 as a4 (file) and 2 more")
 
 
 def test_what_can_not_be_read_is_not_ruled_out(folders: tuple[Path, Path]) -> None:

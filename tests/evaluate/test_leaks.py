@@ -84,7 +84,7 @@ def test_weights_that_say_nothing_leave_it_unknown(sets):
 
 def test_many_names_are_cut_in_a_sentence_and_whole_in_json():
     check = LeakCheck(9, 8, tuple("abcdefg"))
-    assert str(check).endswith("7 of 8 test pictures were trained on: a, b, c, d, e, and 2 more")
+    assert str(check).endswith("7 of 8 test pictures were trained on: a, b, c, d, e and 2 more")
     assert check.to_dict()["leaked"] == list("abcdefg")
     assert check.short == "with a leak: 7 of 8"
 

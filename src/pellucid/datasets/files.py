@@ -5,13 +5,13 @@ Beside the formats of `pellucid.image_io` these are bitmaps (WED comes as such),
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError
+from pellucid.errors import InputError, UnreadableImageError, UnsupportedImageError, some
 from pellucid.image_io import IMAGE_SUFFIXES, Limits, read_header, read_image
 
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp")
@@ -53,6 +53,42 @@ def pictures_below(folder: Path) -> list[Path]:
     raise InputError(
         f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}. Give another folder."
     )
+
+
+def by_name(folder: Path, files: Iterable[Path]) -> dict[Path, Path]:
+    """Pictures below a folder by their paths in it, without suffix.
+
+    Raises:
+        InputError: two have the same name but for the suffix.
+    """
+    named: dict[Path, Path] = {}
+    for path in files:
+        if (other := named.setdefault(path.relative_to(folder).with_suffix(""), path)) != path:
+            raise InputError(
+                f"{folder} holds both {other.name} and {path.name}; pictures go by the name without suffix. "
+                "Rename one of them."
+            )
+    return named
+
+
+def paired(folder: Path, list_pictures: Callable[[Path], Iterable[Path]]) -> list[tuple[Path, Path]]:
+    """The pictures of `folder/degraded`, each with that of the same name in `folder/clean`.
+
+    Args:
+        folder: with the two folders in it.
+        list_pictures: the pictures of one of them, in the order of the pairs.
+
+    Raises:
+        InputError: names repeat or have no partner.
+    """
+    degraded, clean = (by_name(side, list_pictures(side)) for side in (folder / "degraded", folder / "clean"))
+    if lonely := [path for name, path in (degraded | clean).items() if (name in degraded) != (name in clean)]:
+        raise InputError(
+            f"{folder} has pictures without a partner: "
+            f"{some([path.relative_to(folder).as_posix() for path in lonely])}. "
+            "Each needs one of the same name (the suffix may differ) in the other of degraded and clean."
+        )
+    return [(path, clean[name]) for name, path in degraded.items()]
 
 
 def folder_of(root: Path, name: str) -> Path:

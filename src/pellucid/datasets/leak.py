@@ -21,7 +21,7 @@ from torch import Tensor
 from pellucid.checkpoint import hash_file
 from pellucid.data import paths_of_row, rows_of_split
 from pellucid.datasets.files import check_regular, picture_size, pictures_below, read_pixels
-from pellucid.errors import InputError, LeakError, PellucidError
+from pellucid.errors import InputError, LeakError, PellucidError, some
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
@@ -29,7 +29,6 @@ Progress = Callable[[int, int], None]  # called with (pictures done, pictures in
 # Measured on 301 photographs: copies (JPEG of quality 20, half the size, cropped by 15 pixels, darkened, with
 # noise of sigma 25) differ from them by 6 bits or fewer, and no two of them by fewer than 16.
 NEAR = 8
-_SHOWN = 5  # leaks that an error names
 _STRENGTH = ("file", "pixels", "near")
 _FLAT = 64.0  # cosine coefficients below that are less than a gray level's worth of variation
 
@@ -77,9 +76,8 @@ class LeakReport:
     def __str__(self) -> str:
         if not self.leaks:
             return f"none of the {self.test:,} test pictures is among the {self.train:,} training pictures"
-        named = ", ".join(f"{leak.test} as {leak.train} ({leak.by})" for leak in self.leaks[:_SHOWN])
-        more = f", and {len(self.leaks) - _SHOWN:,} more" if len(self.leaks) > _SHOWN else ""
-        return f"{self.leaked:,} of {self.test:,} test pictures are training pictures: {named}{more}"
+        named = some([f"{leak.test} as {leak.train} ({leak.by})" for leak in self.leaks])
+        return f"{self.leaked:,} of {self.test:,} test pictures are training pictures: {named}"
 
 
 @dataclass

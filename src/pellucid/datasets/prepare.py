@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE, PAIR_KINDS, PAIR_ROLES, read_manifest, write_rgb8
-from pellucid.datasets.files import check_regular, pictures_below, read_pixels
+from pellucid.datasets.files import check_regular, paired, pictures_below, read_pixels
 from pellucid.datasets.leak import NEAR, perceptual_hash
 from pellucid.datasets.training_pictures import packed
 from pellucid.errors import InputError, PellucidError, RecipeError, UnknownNameError, reason, write_refusal
@@ -92,7 +92,11 @@ def prepare_shards(
         raise InputError(
             f"{target} lies in {folder}, whose pictures are to be added. Name a folder beside it."
         )
-    sources = _pairs(folder) if kind else {path: [path] for path in pictures_below(folder)}
+    sources = (
+        [[clean, degraded] for degraded, clean in paired(folder, pictures_below)]
+        if kind
+        else [[path] for path in pictures_below(folder)]
+    )
     with _held(target):
         rows = _open(target)
         roles = KINDS[kind] if kind else ("drawing" if drawings else "clean",)
@@ -169,41 +173,17 @@ def _scene(pixels: Tensor) -> int | None:
     return None if signs is None else int.from_bytes(packed(signs))
 
 
-def _pairs(folder: Path) -> dict[Path, list[Path]]:
-    """The two files of each pair, the clean one first, by the clean one."""
-    clean, degraded = (_by_name(folder / side) for side in ("clean", "degraded"))
-    if lonely := sorted(clean.keys() ^ degraded.keys()):
-        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
-        raise InputError(
-            f"{folder} has pictures without a partner: {', '.join(map(str, lonely[:5]))}{more}. "
-            "Each needs one of the same name (the suffix may differ) in the other of clean and degraded."
-        )
-    return {path: [path, degraded[name]] for name, path in clean.items()}
-
-
-def _by_name(folder: Path) -> dict[Path, Path]:
-    """The pictures of one side by their paths below it, without suffix."""
-    named: dict[Path, Path] = {}
-    for path in pictures_below(folder):
-        if (other := named.setdefault(path.relative_to(folder).with_suffix(""), path)) != path:
-            raise InputError(
-                f"{folder} holds both {other.name} and {path.name}; pairs go by the name without suffix. "
-                "Rename one of them."
-            )
-    return named
-
-
-def _hashed(sources: Mapping[Path, list[Path]], left_out: dict[str, str]) -> dict[str, list[Path]]:
+def _hashed(sources: Iterable[list[Path]], left_out: dict[str, str]) -> dict[str, list[Path]]:
     """The files of each picture by a hash of their bytes; equal ones count once."""
     hashed: dict[str, list[Path]] = {}
-    for path, files in sources.items():
+    for files in sources:
         digest = hashlib.sha256()
         try:
             for file in files:
                 check_regular(file)
                 digest.update(hash_file(file).encode())
         except (PellucidError, OSError) as error:
-            left_out[str(path)] = _told(path, error)
+            left_out[str(files[0])] = _told(files[0], error)
         else:
             hashed.setdefault(digest.hexdigest(), files)
     return hashed

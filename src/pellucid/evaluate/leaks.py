@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from pellucid.datasets.training_pictures import TrainingPictures
+from pellucid.errors import some
 from pellucid.restorer import Restorer
 
-_SHOWN = 5  # names in a sentence
 # What the rows that others have published carry, by the test set (docs/data.md).
 PUBLISHED = {"rain100l": "with the published leak: 75 of the 100 test pictures lie in BSD400"}
 PUBLISHED_SHORT = "with the published leak (Rain100L)"
@@ -52,10 +52,9 @@ class LeakCheck:
                 f"leak-free (none of the {self.test:,} test pictures is among the {self.training:,} training "
                 "pictures by perceptual hash)"
             )
-        more = f", and {len(self.leaked) - _SHOWN:,} more" if len(self.leaked) > _SHOWN else ""
-        named = ", ".join(self.leaked[:_SHOWN])
         return (
-            f"with a leak: {len(self.leaked):,} of {self.test:,} test pictures were trained on: {named}{more}"
+            f"with a leak: {len(self.leaked):,} of {self.test:,} test pictures were trained on: "
+            f"{some(self.leaked)}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from pellucid import metrics
 from pellucid.checkpoint import hash_file
 from pellucid.data import LEAST_SIDE
-from pellucid.datasets.files import SUFFIXES, picture_size, read_pixels
-from pellucid.errors import InputError
+from pellucid.datasets.files import SUFFIXES, by_name, paired, picture_size, read_pixels
+from pellucid.errors import InputError, some
 from pellucid.evaluate import protocols
 from pellucid.evaluate.leaks import trained_on
 from pellucid.evaluate.protocols import Protocol
@@ -314,17 +314,9 @@ def list_pairs(data: str | os.PathLike[str]) -> PictureSet:
         InputError: a folder is missing or empty, or holds pictures that can't be read here, or names have no
             partner.
     """
-    degraded, clean = (_pictures(Path(data) / side) for side in ("degraded", "clean"))
-    lonely = [f"degraded/{degraded[stem].name}" for stem in degraded if stem not in clean]
-    lonely += [f"clean/{clean[stem].name}" for stem in clean if stem not in degraded]
-    if lonely:
-        more = f" and {len(lonely) - 5} more" if len(lonely) > 5 else ""
-        raise InputError(
-            f"{data} has pictures without a partner: {', '.join(lonely[:5])}{more}. "
-            "Each needs one of the same name (the suffix may differ) in the other folder."
-        )
-    pairs = ((f"degraded/{path.name}", f"clean/{clean[stem].name}") for stem, path in degraded.items())
-    return PictureSet(Path(data), tuple(pairs))
+    folder = Path(data)
+    names = ((path.relative_to(folder).as_posix() for path in pair) for pair in paired(folder, _pictures))
+    return PictureSet(folder, tuple((degraded, clean) for degraded, clean in names))
 
 
 def list_clean(data: str | os.PathLike[str]) -> PictureSet:
@@ -335,7 +327,9 @@ def list_clean(data: str | os.PathLike[str]) -> PictureSet:
     """
     folder = Path(data) / "clean"
     folder = folder if folder.is_dir() else Path(data)
-    return PictureSet(folder, tuple((None, path.name) for path in _pictures(folder).values()))
+    return PictureSet(
+        folder, tuple((None, path.name) for path in by_name(folder, _pictures(folder)).values())
+    )
 
 
 def _read(path: Path) -> Tensor:
@@ -345,8 +339,8 @@ def _read(path: Path) -> Tensor:
     return read_pixels(path).permute(2, 0, 1).float() / 255
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """The pictures in `folder` by their stems."""
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder."""
     try:
         files = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     except OSError as error:
@@ -355,21 +349,10 @@ def _pictures(folder: Path) -> dict[str, Path]:
             "or clean pictures with --sigma."
         ) from error
     if unread := [path.name for path in files if _UNREAD.fullmatch(path.suffix)]:
-        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
         raise InputError(
-            f"{folder} holds pictures that can't be read here: {', '.join(unread[:5])}{more}; expected files "
-            f"ending in {', '.join(SUFFIXES)}. Convert them to PNG, or move them elsewhere."
+            f"{folder} holds pictures that can't be read here: {some(unread)}; expected files ending in "
+            f"{', '.join(SUFFIXES)}. Convert them to PNG, or move them elsewhere."
         )
-    by_stem: dict[str, Path] = {}
-    for path in files:
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        if path.stem in by_stem:
-            raise InputError(
-                f"{folder} holds both {by_stem[path.stem].name} and {path.name}; pairs go by the name "
-                "without suffix. Rename one of them."
-            )
-        by_stem[path.stem] = path
-    if not by_stem:
-        raise InputError(f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}.")
-    return by_stem
+    if found := [path for path in files if path.suffix.lower() in SUFFIXES]:
+        return found
+    raise InputError(f"{folder} holds no pictures; expected files ending in {', '.join(SUFFIXES)}.")
