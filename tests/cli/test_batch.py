@@ -320,6 +320,55 @@ def test_pictures_that_need_nothing(run, options, tmp_path, monkeypatch):
     assert "1 done before" in run("restore", tmp_path / "in", "-o", tmp_path / "skip", *options).err
 
 
+def test_what_was_restored_by_other_settings_does_not_stay_where_nothing_is_wrong(
+    run, options, tmp_path, monkeypatch
+):
+    from pellucid.diagnosis import Diagnosis, Recognizer
+
+    source, out = save(tmp_path / "in" / "a.png"), tmp_path / "out"
+    assert run("restore", tmp_path / "in", "-o", out, *options).code == 0
+    assert (out / "a.png").read_bytes() != source.read_bytes()
+    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
+    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
+    assert run("restore", tmp_path / "in", "-o", out, "--untouched", "skip", *options[:-1]).code == 0
+    assert (out / "a.png").read_bytes() == source.read_bytes()
+
+
+def test_a_file_of_another_hand_is_not_taken_for_an_output_that_was_skipped(
+    run, options, tmp_path, monkeypatch
+):
+    from pellucid.diagnosis import Diagnosis, Recognizer
+
+    save(tmp_path / "in" / "a.png")
+    foreign = save(tmp_path / "out" / "a.png", 5).read_bytes()
+    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
+    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
+    command = ("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert run(*command, "--untouched", "skip", "--overwrite", *options[:-1]).code == 0
+    assert run(*command, *options).code == 1
+    assert (tmp_path / "out" / "a.png").read_bytes() == foreign
+
+
+def test_what_is_saved_while_the_next_picture_is_restored_is_not_the_runs_own(
+    run, options, folder, tmp_path, monkeypatch
+):
+    out, restored = tmp_path / "out", []
+
+    def call(self, image, *, call=TorchRestorer.__call__, **how):
+        restored.append(image)
+        if len(restored) == 2:
+            until((out / "a.png").exists)
+            time.sleep(0.5)  # so that it was looked at
+            save(out / "a.png", 99)
+        return call(self, image, **how)
+
+    monkeypatch.setattr(TorchRestorer, "__call__", call)
+    assert run("restore", folder, "-o", out, *options).code == 0
+    edited = (out / "a.png").read_bytes()
+    assert run("restore", folder, "-o", out, "--strip", "gps", *options).code == 1
+    assert (out / "a.png").read_bytes() == edited
+
+
 def test_no_link_leads_to_a_picture_that_changed_since_it_was_read(run, options, tmp_path, monkeypatch):
     from pellucid.diagnosis import Diagnosis, Recognizer
 
@@ -411,6 +460,20 @@ def test_what_another_run_ends_meanwhile_is_done(run, options, folder, tmp_path,
     monkeypatch.setattr(Journal, "entries", lambda self: answers.pop() if answers else entries(self))
     result = run("restore", folder, "-o", out, "--json", *options)
     assert (result.code, set(states(result).values())) == (0, {"done"})
+
+
+def test_what_another_run_failed_at_meanwhile_is_not_tried_again(run, options, folder, tmp_path, monkeypatch):
+    from pellucid.batch.journal import Journal
+
+    (folder / "a.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert run("restore", folder, "-o", out, *options).code == 1
+    answers = [{}]
+    entries = Journal.entries
+    monkeypatch.setattr(Journal, "entries", lambda self: answers.pop() if answers else entries(self))
+    monkeypatch.setattr(CodecPool, "read", lambda *_: pytest.fail("read again"))
+    result = run("restore", folder, "-o", out, *options)
+    assert result.code == 1 and "a.png" in result.err
 
 
 def test_two_runs_share_the_work(run, options, tmp_path):

@@ -287,6 +287,36 @@ def test_what_the_format_cannot_hold_is_told(unguarded, tmp_path):
     assert report.not_copied == ["audio aac (stream 1)"]
 
 
+def test_sound_that_is_refused_with_its_first_packet_is_told(unguarded, tmp_path):
+    """MP4 takes the header of PCM in stereo from an AVI, and no packet: of old, hours of work were lost."""
+    with av.open(str(tmp_path / "film.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="stereo")
+        for picture in pictures(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="stereo")
+        block.sample_rate = 8000
+        for packet in (*stream.encode(None), *sound.encode(block), *sound.encode(None)):
+            container.mux(packet)
+    report = restore_video(unguarded, tmp_path / "film.avi", tmp_path / "out.mp4")
+    assert (report.streams_copied, report.not_copied) == (0, ["audio pcm_s16le (stream 1)"])
+    assert restore_video(unguarded, tmp_path / "film.avi", tmp_path / "out.mkv").streams_copied == 1
+
+
+@pytest.mark.parametrize("target", [".mp4", ".mov", ".mkv", ".webm"])
+def test_the_file_states_the_rate_of_the_film(unguarded, target, tmp_path):
+    restore_video(unguarded, write_film(tmp_path / "film.mp4", pictures(5)), tmp_path / f"out{target}")
+    with av.open(str(tmp_path / f"out{target}")) as result:
+        assert float(result.streams.video[0].average_rate) == pytest.approx(25, abs=0.1)
+
+
+def test_tags_in_another_encoding_do_no_harm(unguarded, tmp_path):
+    source = write_film(tmp_path / "film.mkv", pictures(2))
+    source.write_bytes(source.read_bytes().replace(b"A window", b"A w\xefndow"))
+    assert restore_video(unguarded, source, tmp_path / "out.mkv").frames == 2
+
+
 @pytest.mark.parametrize(("codec", "pixel_format"), [("libx264rgb", "rgb24"), ("png", "rgba")])
 def test_a_film_in_rgb_keeps_its_colors_and_transparency_is_told(unguarded, codec, pixel_format, tmp_path):
     source = write_film(tmp_path / "film.mov", pictures(2), codec=codec, pixel_format=pixel_format)
@@ -474,7 +504,14 @@ def test_bad_input_is_one_sentence_and_touches_nothing(unguarded, tmp_path):
         block = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         block.sample_rate = 8000
         container.mux(stream.encode(block))
+    strange = tmp_path / "strange.mkv"
+    strange.write_bytes(
+        write_film(tmp_path / "film.mkv", pictures(2))
+        .read_bytes()
+        .replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XXX")
+    )
     cases = [
+        (strange, "out.mp4", UnsupportedImageError, "a codec that this FFmpeg does not know"),
         (tmp_path / "none.mp4", "out.mp4", UnreadableImageError, "no file"),
         (broken, "out.mp4", UnreadableImageError, "can't be read as a film"),
         (sound, "out.mp4", UnsupportedImageError, "no moving pictures"),

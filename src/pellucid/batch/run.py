@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from pellucid import errors
 from pellucid.batch.journal import Entry, FileState, Journal
 from pellucid.batch.plan import Reason, Settings, judge
 from pellucid.codec.pool import CodecLimits, CodecPool
@@ -68,7 +69,7 @@ class Batch:
         output: the folder.
         limits: of a picture.
         untouched: what is done with a picture that is left alone: its file is copied, or linked
-            (copied where the file system can't), or there is no output.
+            (copied where the file system can't), or there is no output; an earlier one becomes a copy.
         overwrite, retry_failed: as for `pellucid.batch.plan.judge`.
         strip: metadata that is left out, as for `Restoration.save`; not of what is linked.
     """
@@ -145,6 +146,8 @@ class Batch:
         if reason == "done":  # by another run, since this one looked
             settle(self._journal, job, self._output, self._hash)
             return Outcome(job, "done")
+        if reason == "failed" and claim.entry is not None:  # likewise
+            return failed_before(job, claim.entry)
         replaces = FileState.of(job.target) is not None
         earlier = None if claim.entry is None else claim.entry.output
         state = FileState.of(job.source, followed=True)
@@ -176,14 +179,16 @@ class Batch:
 
     def _write(self, claimed: "_Claimed", restoration: Restoration) -> Outcome:
         job, report, overwrite = claimed.job, restoration.report, claimed.replaces
-        start = time.perf_counter()
+        start, written = time.perf_counter(), True
+        in_place = os.path.realpath(job.source) == os.path.realpath(job.target)
+        stale = not in_place and claimed.earlier is not None and FileState.of(job.target) == claimed.earlier
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             alone, suffix = report.guards.get("left_alone"), job.target.suffix
             given = replace(restoration, original=job.source)
             keeps = given.keeps_file(suffix)
-            if alone and self._untouched == "skip":
-                pass
+            if alone and self._untouched == "skip" and not stale:
+                written = in_place
             elif alone and self._untouched == "link" and keeps:
                 link_image(job.source, job.target, overwrite=overwrite)
             elif keeps or claimed.large:
@@ -197,6 +202,8 @@ class Batch:
             return Outcome(job, "failed", error=refusal)
         except PellucidError as error:
             return Outcome(job, "failed", error=error)
+        if written:  # looked at now: what is saved there while the next picture is restored is not this run's
+            claimed.output = FileState.of(job.target)
         seconds = report.seconds | {"read": claimed.read_seconds, "write": time.perf_counter() - start}
         return Outcome(job, report.state, replace(report, seconds=seconds))
 
@@ -205,7 +212,7 @@ class Batch:
             return
         if isinstance(outcome.error and outcome.error.__cause__, OSError):
             return  # a full disk's fault, say, not the picture's: the next run tries again
-        # A failure leaves an earlier output as it is, and known.
+        # Where nothing was written, an earlier output stays as it is, and known.
         state = FileState.of(claimed.job.target)
         ours = outcome.job.reason in ("changed", "settings", "retry") or state == claimed.earlier
         error = outcome.error and {"type": type(outcome.error).__name__, "message": str(outcome.error)}
@@ -217,7 +224,7 @@ class Batch:
                 text(claimed.job.source),
                 claimed.input,
                 claimed.sha256,
-                state if ours or outcome.error is None else None,
+                claimed.output or (state if ours else None),
                 outcome.report and outcome.report.to_dict(),
                 error,
             )
@@ -231,9 +238,16 @@ class _Claimed:
     input: FileState | None
     replaces: bool  # something stands there, which this run may replace
     earlier: FileState | None  # the output, as the journal knows it
+    output: FileState | None = None  # as this run wrote it
     sha256: str | None = None
     read_seconds: float = 0.0
     large: bool = False  # more than memory has room for: this process writes it
+
+
+def failed_before(job: Job, entry: Entry) -> Outcome:
+    """What an earlier run said of a picture that it could not restore."""
+    error = entry.error or {"type": "PellucidError", "message": f"{job.source} failed before."}
+    return Outcome(job, "failed", error=getattr(errors, error["type"], PellucidError)(error["message"]))
 
 
 def settle(journal: Journal, job: Job, output: Path, settings_hash: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pellucid import errors, models, weights
 from pellucid.batch.journal import Entry, Journal
 from pellucid.batch.plan import Reason, Settings, judge, matches, parse_since
-from pellucid.batch.run import Batch, Job, Outcome, Untouched, key, settle
+from pellucid.batch.run import Batch, Job, Outcome, Untouched, failed_before, key, settle
 from pellucid.checkpoint import Checkpoint, hash_file
 from pellucid.cli._interrupt import stop_if_interrupted
 from pellucid.cli._jobs import Job as PlannedJob
@@ -169,9 +169,8 @@ def _look(plan: Jobs, output: Path, options: Options) -> tuple[list[Job | Outcom
         except PellucidError as error:
             steps.append(Outcome(job, "taken", error=error))
             continue
-        if reason == "failed" and entry is not None and entry.error is not None:
-            kind = getattr(errors, entry.error["type"], PellucidError)
-            steps.append(Outcome(job, "failed", error=kind(entry.error["message"])))
+        if reason == "failed" and entry is not None:
+            steps.append(failed_before(job, entry))
         else:
             steps.append(Outcome(job, "done") if reason == "done" else job)
         if reason == "done" and key(job.target, output) in claims:

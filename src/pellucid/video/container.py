@@ -103,7 +103,7 @@ def opened(path: Path) -> Generator[Any]:
     if not path.is_file():
         raise UnreadableImageError(f"There is no file {path}. Check the path.")
     with reading(path):
-        container = av().open(str(path))
+        container = av().open(str(path), metadata_errors="replace")  # old films have tags in other encodings
     with container:
         yield container
 
@@ -135,11 +135,15 @@ def video_stream(container: Any, path: Path) -> Any:
     """The film's pictures: the first video stream that is not a cover.
 
     Raises:
-        UnsupportedImageError: there is none.
+        UnsupportedImageError: there is none, or none that can be decoded.
     """
     cover = av().stream.Disposition.attached_pic
     for stream in container.streams.video:
         if not stream.disposition & cover:
+            if stream.codec_context is None:
+                raise UnsupportedImageError(
+                    f"{path} holds pictures in a codec that this FFmpeg does not know. Convert it first."
+                )
             stream.thread_type = "AUTO"
             return stream
     raise UnsupportedImageError(f"{path} has no moving pictures; expected a film. Check the file.")
@@ -356,11 +360,11 @@ def join(segments: list[Path], source: Path, target: Path, film: Film, suffix: s
     ):
         stream = video_stream(container, source)
         pictures = result.add_stream_from_template(first.streams.video[0], opaque=True)
-        pictures.time_base = film.time_base
+        pictures.time_base, pictures.codec_context.framerate = film.time_base, film.rate
         pictures.metadata.update(stream.metadata)
         if film.rotation:
             pictures.set_display_rotation(film.rotation)
-        copies, dropped = _add_others(result, container, stream, suffix)
+        copies, dropped = _add_others(result, source, container, stream, suffix)
         result.metadata.update(container.metadata)
         if container.chapters():
             result.set_chapters(container.chapters())
@@ -383,7 +387,7 @@ def check_copies(source: Path, film: Film, suffix: str) -> list[str]:
         try:
             pictures = result.add_stream(encoder_for(film, suffix), rate=film.rate)
             pictures.width, pictures.height, pictures.pix_fmt = film.width, film.height, "yuv420p"
-            dropped = _add_others(result, container, stream, suffix)[1]
+            dropped = _add_others(result, source, container, stream, suffix)[1]
             if any(part.is_alpha for part in av().VideoFormat(film.pixel_format, 2, 2).components):
                 dropped.append("transparency")
             # VP9 and AV1 don't hold it, and PyAV can't tell WebM.
@@ -395,7 +399,9 @@ def check_copies(source: Path, film: Film, suffix: str) -> list[str]:
                 result.close()
 
 
-def _add_others(result: Any, container: Any, pictures: Any, suffix: str) -> tuple[dict[int, Any], list[str]]:
+def _add_others(
+    result: Any, source: Path, container: Any, pictures: Any, suffix: str
+) -> tuple[dict[int, Any], list[str]]:
     """Streams of the result by the source's index, and words for what is left out."""
     copies, dropped = dict[int, Any](), list[str]()
     for stream in container.streams:
@@ -409,7 +415,7 @@ def _add_others(result: Any, container: Any, pictures: Any, suffix: str) -> tupl
             else:
                 dropped.append(what)
             continue
-        if stream.type not in ("audio", "subtitle") or not _holds(stream, suffix):
+        if stream.type not in ("audio", "subtitle") or not _holds(source, stream, suffix):
             dropped.append(what)
             continue
         copy = copies[stream.index] = result.add_stream_from_template(stream, opaque=True)
@@ -418,17 +424,24 @@ def _add_others(result: Any, container: Any, pictures: Any, suffix: str) -> tupl
     return copies, dropped
 
 
-def _holds(stream: Any, suffix: str) -> bool:
-    """Whether the format takes this stream beside pictures: found out by writing a header into nowhere."""
+def _holds(source: Path, stream: Any, suffix: str) -> bool:
+    """Whether the format takes this stream: a header, for sound a packet, too, are written into nowhere.
+
+    Some sound is only refused with its first packet or at the end. Subtitles may come late, so it is not
+    waited for theirs.
+    """
     trial = av().open(io.BytesIO(), "w", format=_FORMATS.get(suffix, suffix[1:]))
     try:
-        trial.add_stream_from_template(stream, opaque=True)
-        trial.start_encoding()
+        with trial, opened(source) as container:
+            copy = trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+            if stream.type == "audio":
+                for _, _, packet in _packets(container, {stream.index: copy}, source):
+                    packet.stream = copy
+                    trial.mux(packet)
+                    break
     except (av().error.FFmpegError, ValueError):
         return False
-    finally:
-        with contextlib.suppress(av().error.FFmpegError, ValueError):
-            trial.close()
     return True
 
 

@@ -66,7 +66,8 @@ class SteadyRouter(nn.Module):
         if torch.isfinite(mean).all():
             self._seen.append(mean)
             seen = torch.stack(self._seen).mean(0)
-            self.mean = seen if self._before is None else self._before.lerp(seen, FOLLOW)
+            before = self._before
+            self.mean = seen if before is None else before.to(seen.device).lerp(seen, FOLLOW)
         decisive = mean if self.mean is None else self.mean
         return self.router(decisive[:, :, None, None].expand(len(x), -1, 1, 1), trial)
 
