@@ -1,5 +1,6 @@
 """What a process does with a block, by what lies there and what is known; no Ray."""
 
+import errno
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 
 from pellucid.__main__ import main
 from pellucid.arrays import image_from_array
@@ -121,6 +123,28 @@ def test_what_a_killed_run_left_is_done_again_and_what_is_not_ours_stays(task, f
     assert (out / "b.jpg").read_bytes() != old[1]
     assert not list((out / "_pellucid" / "runs").iterdir())  # nothing is in flight now
     assert do(replace(task, run="second", overwrite=True), folder, "a.png") == {"a.png": "restored"}
+
+
+def test_an_output_that_was_edited_since_is_not_taken_for_a_killed_runs(task, folder, save, tmp_path):
+    Records(task.output).begin("killed", ["elsewhere"])  # over other inputs: its mark stays
+    os.utime(tmp_path / "out/_pellucid/runs/killed.json", (1, 1))
+    assert do(task, folder, "a.png") == {"a.png": "restored"}
+    edited = save(tmp_path / "out" / "a.png", 97).read_bytes()
+    os.utime(tmp_path / "out" / "a.png", (1000, 1000))  # not just before the second run
+    assert do(replace(task, run="second", settings="others"), folder, "a.png") == {"a.png": "taken"}
+    assert (tmp_path / "out" / "a.png").read_bytes() == edited
+
+
+def test_what_a_machine_may_not_read_is_no_fault_of_the_picture(task, folder, monkeypatch):
+    def refuse(self, path, *rest, read=LocalFileSystem.cat_file, **how):
+        if path.endswith(".png"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(self, path, *rest, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "cat_file", refuse)
+        assert do(task, folder, "a.png") == {"a.png": "broken off"}
+    assert do(replace(task, run="second"), folder, "a.png") == {"a.png": "restored"}
 
 
 def test_what_was_in_a_new_output_stays(task, folder, save, tmp_path):

@@ -64,15 +64,15 @@ def read(url: str) -> bytes:
 
     Raises:
         UnreadableImageError: there is no such file.
-        UnreachableError: the store does not give it.
+        UnreachableError: the store does not give it, or not to this machine.
     """
     with _sentence(url, "read"):
         system, path = _open(url)
         try:
             return cast(bytes, system.cat_file(path))
-        except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise UnreadableImageError(
-                f"{url} can't be read: {error.strerror or error}. Check the path and its permissions."
+                f"{url} can't be read: {error.strerror or error}. Check the path."
             ) from error
 
 

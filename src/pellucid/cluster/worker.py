@@ -179,9 +179,13 @@ class Worker:
         return _Picture(row, target, replaces, known if verdict == "compare" else None)
 
     def _in_flight(self, there: FileState, known: Row | None) -> bool:
-        """Whether a file may come from a run that was killed before it kept a row: from then, or later."""
+        """Whether a file may come from a run that was killed before it kept a row: from then, or later.
+
+        Not from one that began before the output that is known was written: what changed since is edited.
+        """
+        written = 0.0 if known is None or known.output is None else known.finished.timestamp()
         return any(
-            there.modified >= began - CLOCK
+            there.modified >= began - CLOCK and began > written - CLOCK
             for run, began in self._task.began.items()
             if known is None or known.run != run
         )
