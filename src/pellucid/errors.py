@@ -46,7 +46,6 @@ A message says what was found, what was expected, and the next step.
 """
 
 import errno
-from collections.abc import Sequence
 
 
 class PellucidError(Exception):
@@ -293,7 +292,7 @@ def reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def some(words: Sequence[str], separator: str = ", ", most: int = 5) -> str:
+def some(words: list[str] | tuple[str, ...], separator: str = ", ", most: int = 5) -> str:
     """The first of `words`, and how many more there are."""
     more = f" and {len(words) - most:,} more" if len(words) > most else ""
     return separator.join(words[:most]) + more
