@@ -349,5 +349,5 @@ def test_a_tensor_of_another_sort(checkpoint: Checkpoint, dtype: torch.dtype) ->
 
 
 def test_many_faults_are_counted(checkpoint: Checkpoint) -> None:
-    with pytest.raises(CheckpointMismatchError, match=rf"and {len(checkpoint.tensors) - 5} more\."):
+    with pytest.raises(CheckpointMismatchError, match=rf"and {len(checkpoint.tensors) - 5} more faults\."):
         dataclasses.replace(checkpoint, tensors={}).build()

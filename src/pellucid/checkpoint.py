@@ -182,7 +182,7 @@ class Checkpoint:
                 faults.append(f"has NaN or infinity in {name}")
         if faults:
             raise CheckpointMismatchError(
-                f"The checkpoint does not fit {self.model}: it {some(faults, '; it ')}. "
+                f"The checkpoint does not fit {self.model}: it {some(faults, '; it ', 'faults')}. "
                 "Use the file this model was trained to, or convert it again."
             )
         with _plain_torch():

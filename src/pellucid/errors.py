@@ -292,10 +292,10 @@ def reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def some(words: list[str] | tuple[str, ...], separator: str = ", ", most: int = 5) -> str:
-    """The first of `words`, and how many more there are."""
-    more = f" and {len(words) - most:,} more" if len(words) > most else ""
-    return separator.join(words[:most]) + more
+def some(words: list[str] | tuple[str, ...], separator: str = ", ", noun: str = "") -> str:
+    """The first five of `words`, and how many more there are."""
+    more = f" and {len(words) - 5:,} more {noun}".rstrip() if len(words) > 5 else ""
+    return separator.join(words[:5]) + more
 
 
 def write_refusal(path: object, error: Exception) -> InputError:

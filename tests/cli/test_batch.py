@@ -334,6 +334,19 @@ def test_what_was_restored_by_other_settings_does_not_stay_where_nothing_is_wron
     assert (out / "a.png").read_bytes() == source.read_bytes()
 
 
+def test_what_a_killed_run_wrote_is_known_where_nothing_is_wrong(run, options, tmp_path, monkeypatch):
+    from pellucid.diagnosis import Diagnosis, Recognizer
+
+    source, out = save(tmp_path / "in" / "a.png"), tmp_path / "out"
+    kill_over(out, "a.png")
+    save(out / "a.png", 7)  # as the killed run would have
+    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
+    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
+    for _ in range(2):
+        assert run("restore", tmp_path / "in", "-o", out, "--untouched", "skip", *options[:-1]).code == 0
+        assert (out / "a.png").read_bytes() == source.read_bytes()
+
+
 def test_a_file_of_another_hand_is_not_taken_for_an_output_that_was_skipped(
     run, options, tmp_path, monkeypatch
 ):
@@ -473,7 +486,7 @@ def test_what_another_run_failed_at_meanwhile_is_not_tried_again(run, options, f
     monkeypatch.setattr(Journal, "entries", lambda self: answers.pop() if answers else entries(self))
     monkeypatch.setattr(CodecPool, "read", lambda *_: pytest.fail("read again"))
     result = run("restore", folder, "-o", out, *options)
-    assert result.code == 1 and "a.png" in result.err
+    assert result.code == 1 and "(1 before" in result.err
 
 
 def test_two_runs_share_the_work(run, options, tmp_path):

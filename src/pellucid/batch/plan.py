@@ -61,7 +61,7 @@ def judge(
     """
     found = FileState.of(target)
     in_place = os.path.realpath(source) == os.path.realpath(target)
-    linked = found is not None and not in_place and _is_link(source, target)
+    linked = found is not None and not in_place and is_same_file(source, target)
     # What a killed run put there appeared whole, and after it began; clocks of files are coarse. A link has
     # the time of its input.
     if found is not None and broken_since is not None:
@@ -88,7 +88,8 @@ def judge(
     return "done" if in_place or is_same(source, entry) else "changed"
 
 
-def _is_link(source: Path, target: Path) -> bool:
+def is_same_file(source: Path, target: Path) -> bool:
+    """Whether an output is its input, or a link to it."""
     try:
         return target.samefile(source)
     except OSError:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pellucid import errors
 from pellucid.batch.journal import Entry, FileState, Journal
-from pellucid.batch.plan import Reason, Settings, judge
+from pellucid.batch.plan import Reason, Settings, is_same_file, judge
 from pellucid.codec.pool import CodecLimits, CodecPool
 from pellucid.codec.worker import ReadFile
 from pellucid.errors import OutputExistsError, PellucidError, write_refusal
@@ -147,11 +147,12 @@ class Batch:
             settle(self._journal, job, self._output, self._hash)
             return Outcome(job, "done")
         if reason == "failed" and claim.entry is not None:  # likewise
-            return failed_before(job, claim.entry)
-        replaces = FileState.of(job.target) is not None
-        earlier = None if claim.entry is None else claim.entry.output
+            return failed_before(replace(job, reason=reason), claim.entry)
+        found = FileState.of(job.target)
+        known = None if claim.entry is None else claim.entry.output
+        earlier = known if reason == "asked" else found  # else what stands there is an earlier run's
         state = FileState.of(job.source, followed=True)
-        claimed = _Claimed(replace(job, reason=reason), name, state, replaces, earlier)
+        claimed = _Claimed(replace(job, reason=reason), name, state, found is not None, earlier)
         return claimed, self._codec.read(job.source, self._restorer.room)
 
     def _restore(
@@ -180,7 +181,7 @@ class Batch:
     def _write(self, claimed: "_Claimed", restoration: Restoration) -> Outcome:
         job, report, overwrite = claimed.job, restoration.report, claimed.replaces
         start, written = time.perf_counter(), True
-        in_place = os.path.realpath(job.source) == os.path.realpath(job.target)
+        in_place = is_same_file(job.source, job.target)  # or a link to it
         stale = not in_place and claimed.earlier is not None and FileState.of(job.target) == claimed.earlier
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,6 @@ class Batch:
             return  # a full disk's fault, say, not the picture's: the next run tries again
         # Where nothing was written, an earlier output stays as it is, and known.
         state = FileState.of(claimed.job.target)
-        ours = outcome.job.reason in ("changed", "settings", "retry") or state == claimed.earlier
         error = outcome.error and {"type": type(outcome.error).__name__, "message": str(outcome.error)}
         self._journal.record(
             Entry(
@@ -224,7 +224,7 @@ class Batch:
                 text(claimed.job.source),
                 claimed.input,
                 claimed.sha256,
-                claimed.output or (state if ours else None),
+                claimed.output or (state if state == claimed.earlier else None),
                 outcome.report and outcome.report.to_dict(),
                 error,
             )
@@ -237,7 +237,7 @@ class _Claimed:
     name: str
     input: FileState | None
     replaces: bool  # something stands there, which this run may replace
-    earlier: FileState | None  # the output, as the journal knows it
+    earlier: FileState | None  # the output of an earlier run, as it stood there
     output: FileState | None = None  # as this run wrote it
     sha256: str | None = None
     read_seconds: float = 0.0

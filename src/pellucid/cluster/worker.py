@@ -35,6 +35,7 @@ from pellucid.strength import Strength
 
 LOOKERS = 16  # threads that ask the stores what is there
 CLOCK = 1.0  # seconds: stores tell times so coarsely
+SKEW = 60.0  # seconds by which the clocks of a store and of a machine may differ
 Verdict = Literal["do", "done", "failed", "compare"]
 
 
@@ -185,7 +186,7 @@ class Worker:
         """
         written = 0.0 if known is None or known.output is None else known.finished.timestamp()
         return any(
-            there.modified >= began - CLOCK and began > written - CLOCK
+            there.modified >= began - CLOCK and began > written - SKEW
             for run, began in self._task.began.items()
             if known is None or known.run != run
         )

@@ -135,7 +135,7 @@ def video_stream(container: Any, path: Path) -> Any:
     """The film's pictures: the first video stream that is not a cover.
 
     Raises:
-        UnsupportedImageError: there is none, or none that can be decoded.
+        UnsupportedImageError: there is none, or it can't be decoded.
     """
     cover = av().stream.Disposition.attached_pic
     for stream in container.streams.video:
@@ -425,10 +425,10 @@ def _add_others(
 
 
 def _holds(source: Path, stream: Any, suffix: str) -> bool:
-    """Whether the format takes this stream: a header, for sound a packet, too, are written into nowhere.
+    """Whether the format takes this stream: a header and, for sound, a packet are written into nowhere.
 
-    Some sound is only refused with its first packet or at the end. Subtitles may come late, so it is not
-    waited for theirs.
+    Some sound is refused only with its first packet or at the end. Subtitles may come late; theirs is not
+    waited for.
     """
     trial = av().open(io.BytesIO(), "w", format=_FORMATS.get(suffix, suffix[1:]))
     try:
