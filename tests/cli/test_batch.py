@@ -47,6 +47,15 @@ def folder(tmp_path) -> Path:
     return tmp_path / "in"
 
 
+@pytest.fixture
+def nothing_wrong(monkeypatch) -> None:
+    """A recognizer that finds nothing wrong with any picture."""
+    from pellucid.diagnosis import Diagnosis, Recognizer
+
+    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
+    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
+
+
 def states(result) -> dict[str, str]:
     rows = map(json.loads, result.out.splitlines())
     return {Path(row["input"]).name: row.get("state", "failed") for row in rows}
@@ -298,13 +307,9 @@ def test_only_what_is_wanted(run, options, folder, tmp_path):
     assert (tmp_path / "out" / "a.png").exists()
 
 
-def test_pictures_that_need_nothing(run, options, tmp_path, monkeypatch):
-    from pellucid.diagnosis import Diagnosis, Recognizer
-
+def test_pictures_that_need_nothing(run, options, tmp_path, nothing_wrong):
     source = save(tmp_path / "in" / "a.png")
 
-    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
-    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
     options = options[:-1]
     for how, expected in (("copy", False), ("link", True)):
         out = tmp_path / how
@@ -321,41 +326,29 @@ def test_pictures_that_need_nothing(run, options, tmp_path, monkeypatch):
 
 
 def test_what_was_restored_by_other_settings_does_not_stay_where_nothing_is_wrong(
-    run, options, tmp_path, monkeypatch
+    run, options, tmp_path, nothing_wrong
 ):
-    from pellucid.diagnosis import Diagnosis, Recognizer
-
     source, out = save(tmp_path / "in" / "a.png"), tmp_path / "out"
     assert run("restore", tmp_path / "in", "-o", out, *options).code == 0
     assert (out / "a.png").read_bytes() != source.read_bytes()
-    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
-    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
     assert run("restore", tmp_path / "in", "-o", out, "--untouched", "skip", *options[:-1]).code == 0
     assert (out / "a.png").read_bytes() == source.read_bytes()
 
 
-def test_what_a_killed_run_wrote_is_known_where_nothing_is_wrong(run, options, tmp_path, monkeypatch):
-    from pellucid.diagnosis import Diagnosis, Recognizer
-
+def test_what_a_killed_run_wrote_is_known_where_nothing_is_wrong(run, options, tmp_path, nothing_wrong):
     source, out = save(tmp_path / "in" / "a.png"), tmp_path / "out"
     kill_over(out, "a.png")
     save(out / "a.png", 7)  # as the killed run would have
-    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
-    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
     for _ in range(2):
         assert run("restore", tmp_path / "in", "-o", out, "--untouched", "skip", *options[:-1]).code == 0
         assert (out / "a.png").read_bytes() == source.read_bytes()
 
 
 def test_a_file_of_another_hand_is_not_taken_for_an_output_that_was_skipped(
-    run, options, tmp_path, monkeypatch
+    run, options, tmp_path, nothing_wrong
 ):
-    from pellucid.diagnosis import Diagnosis, Recognizer
-
     save(tmp_path / "in" / "a.png")
     foreign = save(tmp_path / "out" / "a.png", 5).read_bytes()
-    good = Diagnosis("nothing wrong", (), {}, 0.99, {}, 0.1, True, "recognizer", 0.0)
-    monkeypatch.setattr(Recognizer, "__call__", lambda *_: good)
     command = ("restore", tmp_path / "in", "-o", tmp_path / "out")
     assert run(*command, "--untouched", "skip", "--overwrite", *options[:-1]).code == 0
     assert run(*command, *options).code == 1

@@ -216,7 +216,8 @@ def test_wrong_requests_are_refused_in_words(photographs: Path, dark: Path, tmp_
         prepare_shards(dark, shards, kind="blur")
     (dark / "clean/1.jpg").unlink()
     (dark / "clean/1.png").unlink()
-    with pytest.raises(InputError, match=r"pictures without a partner: degraded/1\.tiff\. Each needs one"):
+    told = r"pictures without a partner: degraded/1\.tiff\. Each needs one of the same name"
+    with pytest.raises(InputError, match=told):
         prepare_shards(dark, shards, kind="blur")
     assert not shards.exists()
     held = sorted(dark.iterdir())

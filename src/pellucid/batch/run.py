@@ -181,15 +181,13 @@ class Batch:
     def _write(self, claimed: "_Claimed", restoration: Restoration) -> Outcome:
         job, report, overwrite = claimed.job, restoration.report, claimed.replaces
         start, written = time.perf_counter(), True
-        in_place = is_same_file(job.source, job.target)  # or a link to it
-        stale = not in_place and claimed.earlier is not None and FileState.of(job.target) == claimed.earlier
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             alone, suffix = report.guards.get("left_alone"), job.target.suffix
             given = replace(restoration, original=job.source)
             keeps = given.keeps_file(suffix)
-            if alone and self._untouched == "skip" and not stale:
-                written = in_place
+            if alone and self._untouched == "skip" and not _is_stale(claimed):
+                written = is_same_file(job.source, job.target)
             elif alone and self._untouched == "link" and keeps:
                 link_image(job.source, job.target, overwrite=overwrite)
             elif keeps or claimed.large:
@@ -242,6 +240,13 @@ class _Claimed:
     sha256: str | None = None
     read_seconds: float = 0.0
     large: bool = False  # more than memory has room for: this process writes it
+
+
+def _is_stale(claimed: _Claimed) -> bool:
+    """Whether an earlier run's output still stands there, of its own and no link to the input."""
+    source, target = claimed.job.source, claimed.job.target
+    stands = claimed.earlier is not None and FileState.of(target) == claimed.earlier
+    return stands and not is_same_file(source, target)
 
 
 def failed_before(job: Job, entry: Entry) -> Outcome:
